@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "parallel/expert_placement.h"
+
+namespace switchyard {
+
+/// Chosen experts of n tokens: ids[token * top_k + j].
+struct ExpertIds {
+  std::span<const std::int32_t> ids;  // [n, top_k]
+  int top_k = 1;
+};
+
+/// Where each slot of a batch goes in one MoE layer, and the way back. Plain data: no MPI handle, no device memory.
+/// Rows have three orders, all fixed by ids and placement, so that no result depends on timing:
+///   packed   [n_send]  by (expert rank, expert, slot)       what this rank sends
+///   arrived  [n_recv]  by (source rank, expert, slot)       what the transport delivers
+///   grouped  [n_recv]  by (expert, source rank, slot)       what the grouped matmul reads
+class ExchangePlan {
+ public:
+  /// Collective: one all-to-all of counts. ids: [n, k]; n may differ between ranks and may be 0.
+  /// Throws Error if an id is outside the placement.
+  static ExchangePlan make(ExpertIds ids, const LayerPlacement& placement, const Communicator& comm);
+
+  /// The same from counts already known, [n_ranks, n_local_experts]: rows that each source rank sends to each of this
+  /// rank's experts. Not collective: tests and `bench` play any number of ranks in one process.
+  ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank, std::span<const std::int32_t> arriving);
+
+  /// Rows this rank sends to each expert of each rank, [n_experts] grouped by expert rank then expert: what `arriving`
+  /// is made of on the other side.
+  static std::vector<std::int32_t> rows_by_expert(ExpertIds ids, const LayerPlacement& placement);
+
+  int rank() const { return rank_; }
+  int n_ranks() const { return static_cast<int>(send_rows_.size()); }
+  std::int64_t n_send() const { return static_cast<std::int64_t>(pack_order_.size()); }
+  std::int64_t n_receive() const { return static_cast<std::int64_t>(group_order_.size()); }
+  /// [n_ranks] rows for each expert rank.
+  std::span<const std::int32_t> send_rows() const { return send_rows_; }
+  /// [n_ranks] rows from each source rank.
+  std::span<const std::int32_t> receive_rows() const { return receive_rows_; }
+  /// [n_local_experts] sizes of the grouped matmul.
+  std::span<const std::int32_t> rows_per_expert() const { return rows_per_expert_; }
+  /// [n_send] packed row -> slot (token * k + j).
+  std::span<const std::int32_t> pack_order() const { return pack_order_; }
+  /// [n_recv] grouped row -> arrived row.
+  std::span<const std::int32_t> group_order() const { return group_order_; }
+
+ private:
+  /// send_counts: rows_by_expert of these ids.
+  ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank, std::span<const std::int32_t> arriving,
+               std::vector<std::int32_t> send_counts);
+
+  int rank_;
+  std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, pack_order_, group_order_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,209 @@
+#include "parallel/exchange_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "parallel/error.h"
+#include "tests/support/skewed_ids.h"
+
+namespace switchyard {
+namespace {
+
+using testing::ElementsAre;
+using testing::ElementsAreArray;
+using testing_support::skewed_ids;
+using Ids = std::vector<std::int32_t>;
+
+/// One slot's row, by everything that an order may depend on.
+struct Row {
+  int source, target, expert, slot;
+};
+
+std::vector<Row> all_rows(const std::vector<Ids>& ids_of_rank, const LayerPlacement& placement) {
+  std::vector<Row> rows;
+  for (int source = 0; source < static_cast<int>(ids_of_rank.size()); ++source) {
+    const Ids& ids = ids_of_rank[static_cast<std::size_t>(source)];
+    for (int slot = 0; slot < static_cast<int>(ids.size()); ++slot) {
+      const int expert = ids[static_cast<std::size_t>(slot)];
+      rows.push_back({source, placement.rank_of(expert), expert, slot});
+    }
+  }
+  return rows;
+}
+
+template <typename Key>
+std::vector<Row> sorted(std::vector<Row> rows, Key key) {
+  std::sort(rows.begin(), rows.end(), [&](const Row& a, const Row& b) { return key(a) < key(b); });
+  return rows;
+}
+
+template <typename Keep>
+std::vector<Row> only(std::vector<Row> rows, Keep keep) {
+  std::erase_if(rows, [&](const Row& row) { return !keep(row); });
+  return rows;
+}
+
+/// [n_ranks, n_local] counts of what each source sends to each expert of `rank`.
+std::vector<std::int32_t> arriving_on(int rank, const std::vector<Row>& rows, const LayerPlacement& placement) {
+  std::vector<std::int32_t> counts;
+  for (int source = 0; source < placement.n_ranks(); ++source) {
+    for (const std::int32_t expert : placement.experts_of(rank)) {
+      counts.push_back(static_cast<std::int32_t>(std::count_if(
+          rows.begin(), rows.end(), [&](const Row& r) { return r.source == source && r.expert == expert; })));
+    }
+  }
+  return counts;
+}
+
+/// Plays every rank of a world and compares each plan with orders found by sorting. Returns the rows compared.
+std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k, const LayerPlacement& placement) {
+  const std::vector<Row> rows = all_rows(ids_of_rank, placement);
+  std::size_t compared = 0;
+  for (int me = 0; me < placement.n_ranks(); ++me) {
+    const ExpertIds ids{ids_of_rank[static_cast<std::size_t>(me)], top_k};
+    const ExchangePlan plan(ids, placement, me, arriving_on(me, rows, placement));
+    EXPECT_EQ(plan.rank(), me);
+    EXPECT_EQ(plan.n_ranks(), placement.n_ranks());
+
+    const auto packed = sorted(only(rows, [&](const Row& r) { return r.source == me; }),
+                               [](const Row& r) { return std::tuple(r.target, r.expert, r.slot); });
+    const auto arrived = sorted(only(rows, [&](const Row& r) { return r.target == me; }),
+                                [](const Row& r) { return std::tuple(r.source, r.expert, r.slot); });
+    const auto grouped = sorted(arrived, [](const Row& r) { return std::tuple(r.expert, r.source, r.slot); });
+
+    EXPECT_EQ(plan.n_send(), static_cast<std::int64_t>(packed.size()));
+    EXPECT_EQ(plan.n_receive(), static_cast<std::int64_t>(arrived.size()));
+    for (int other = 0; other < placement.n_ranks(); ++other) {
+      const auto o = static_cast<std::size_t>(other);
+      EXPECT_EQ(plan.send_rows()[o], std::ssize(only(packed, [&](const Row& r) { return r.target == other; })));
+      EXPECT_EQ(plan.receive_rows()[o], std::ssize(only(arrived, [&](const Row& r) { return r.source == other; })));
+    }
+    std::size_t local = 0;
+    EXPECT_EQ(plan.rows_per_expert().size(), placement.experts_of(me).size());
+    for (const std::int32_t expert : placement.experts_of(me)) {
+      EXPECT_EQ(plan.rows_per_expert()[local++],
+                std::ssize(only(grouped, [&](const Row& r) { return r.expert == expert; })));
+    }
+    for (std::size_t i = 0; i < std::min(packed.size(), plan.pack_order().size()); ++i, ++compared) {
+      EXPECT_EQ(plan.pack_order()[i], packed[i].slot) << "packed row " << i << " of rank " << me;
+    }
+    for (std::size_t i = 0; i < std::min(grouped.size(), plan.group_order().size()); ++i, ++compared) {
+      const Row& found = arrived.at(static_cast<std::size_t>(plan.group_order()[i]));
+      EXPECT_EQ(std::tuple(found.source, found.slot), std::tuple(grouped[i].source, grouped[i].slot))
+          << "grouped row " << i << " of rank " << me;
+    }
+  }
+  return compared;
+}
+
+TEST(ExchangePlanTest, OrdersAreThoseOfSorting) {
+  std::size_t compared = 0;
+  std::size_t expected = 0;
+  for (const int n_ranks : {1, 2, 3, 5}) {
+    for (const int n_experts : {5, 8, 37}) {
+      for (const int top_k : {1, 2, 4}) {
+        std::vector<Ids> ids;
+        for (int rank = 0; rank < n_ranks; ++rank) {  // rank 0 brings nothing unless it is alone
+          const int n_tokens = n_ranks == 1 ? 23 : 11 * rank;
+          ids.push_back(
+              skewed_ids(static_cast<std::uint64_t>(100 * n_experts + 10 * top_k + rank), n_tokens, top_k, n_experts));
+          expected += 2 * 2 * ids.back().size();  // packed and grouped, two placements
+        }
+        compared += compare_with_sorting(ids, top_k, ExpertPlacement::contiguous(1, n_experts, n_ranks).layer(0));
+        compared += compare_with_sorting(ids, top_k, ExpertPlacement::round_robin(1, n_experts, n_ranks).layer(0));
+      }
+    }
+  }
+  EXPECT_EQ(compared, expected);
+  EXPECT_GT(compared, 10000U);
+}
+
+TEST(ExchangePlanTest, ARankWithoutExpertsStillSends) {
+  const LayerPlacement placement({2, 0, 2, 0, 2}, 4);  // ranks 1 and 3 hold nothing
+  std::vector<Ids> ids;
+  for (const int n_tokens : {3, 9, 0, 4}) ids.push_back(skewed_ids(ids.size(), n_tokens, 2, 5));
+  EXPECT_EQ(compare_with_sorting(ids, 2, placement), 2U * 2U * 16U);
+}
+
+TEST(ExchangePlanTest, EveryTokenToOneExpert) {
+  const auto placement = ExpertPlacement::contiguous(1, 7, 3).layer(0);
+  EXPECT_EQ(compare_with_sorting({Ids(10, 6), Ids(0), Ids(4, 6)}, 1, placement), 2U * 14U);
+}
+
+TEST(ExchangePlanTest, ATokenMayNameAnExpertTwice) {
+  const auto placement = ExpertPlacement::round_robin(1, 4, 2).layer(0);
+  EXPECT_EQ(compare_with_sorting({{3, 3, 1, 1, 3, 0}, {2, 2}}, 2, placement), 2U * 8U);
+}
+
+TEST(ExchangePlanTest, NobodyBringsAnything) {
+  const auto placement = ExpertPlacement::contiguous(1, 7, 3).layer(0);
+  EXPECT_EQ(compare_with_sorting({{}, {}, {}}, 2, placement), 0U);
+}
+
+TEST(ExchangePlanTest, ByHand) {
+  // Rank 0 holds experts 0 and 2, rank 1 holds 1 and 3. Rank 0 has two tokens of two slots.
+  const auto placement = ExpertPlacement::round_robin(1, 4, 2).layer(0);
+  const Ids ids = {3, 0, 2, 3};
+  const std::vector<std::int32_t> arriving = {1, 1, 2, 1};  // from itself 1 and 1, from rank 1 2 and 1
+  const ExchangePlan plan({ids, 2}, placement, 0, arriving);
+  EXPECT_THAT(plan.send_rows(), ElementsAre(2, 2));
+  EXPECT_THAT(plan.pack_order(), ElementsAre(1, 2, 0, 3));
+  EXPECT_THAT(plan.receive_rows(), ElementsAre(2, 3));
+  EXPECT_THAT(plan.rows_per_expert(), ElementsAre(3, 2));
+  EXPECT_THAT(plan.group_order(), ElementsAre(0, 2, 3, 1, 4));
+  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 2}, placement), ElementsAre(1, 1, 0, 2));
+}
+
+TEST(ExchangePlanTest, BadInputIsAnError) {
+  const auto placement = ExpertPlacement::contiguous(1, 4, 1).layer(0);
+  const std::vector<std::int32_t> arriving = {1, 0, 0, 0};
+  const auto plan_of = [&](Ids ids, int top_k) { ExchangePlan({ids, top_k}, placement, 0, arriving); };
+  EXPECT_THROW(plan_of({4}, 1), Error);
+  EXPECT_THROW(plan_of({-1}, 1), Error);
+  EXPECT_THROW(plan_of({0, 1, 2}, 2), Error);
+  EXPECT_THROW(plan_of({0}, 0), Error);
+  EXPECT_THROW(ExchangePlan({Ids{0}, 1}, placement, 0, std::vector<std::int32_t>(3)), Error);
+  EXPECT_THROW(ExchangePlan({Ids{0}, 1}, placement, 0, std::vector<std::int32_t>{1, -1, 0, 0}), Error);
+  try {
+    plan_of({0, 1, 2, 9}, 2);
+    FAIL() << "expert 9 of 4 was accepted";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("token 1 chose expert 9"));
+  }
+}
+
+TEST(ExchangePlanTest, MakeExchangesTheCounts) {
+  const Communicator comm = Communicator::world();
+  const int n_ranks = comm.size();
+  const auto placement = ExpertPlacement::contiguous(1, 7, n_ranks).layer(0);
+  std::vector<Ids> ids;
+  for (int rank = 0; rank < n_ranks; ++rank) {
+    ids.push_back(skewed_ids(static_cast<std::uint64_t>(rank), n_ranks == 1 ? 9 : 13 * rank, 3, 7));
+  }
+  const ExpertIds mine{ids[static_cast<std::size_t>(comm.rank())], 3};
+  const ExchangePlan made = ExchangePlan::make(mine, placement, comm);
+  const ExchangePlan known(mine, placement, comm.rank(), arriving_on(comm.rank(), all_rows(ids, placement), placement));
+  EXPECT_THAT(made.send_rows(), ElementsAreArray(known.send_rows()));
+  EXPECT_THAT(made.receive_rows(), ElementsAreArray(known.receive_rows()));
+  EXPECT_THAT(made.rows_per_expert(), ElementsAreArray(known.rows_per_expert()));
+  EXPECT_THAT(made.pack_order(), ElementsAreArray(known.pack_order()));
+  EXPECT_THAT(made.group_order(), ElementsAreArray(known.group_order()));
+  EXPECT_EQ(comm.sum(made.n_receive()), comm.sum(made.n_send()));
+  EXPECT_GT(comm.sum(made.n_receive()), 0);
+}
+
+TEST(ExchangePlanTest, AnotherWorldsPlacementIsAnError) {
+  const Communicator comm = Communicator::world();
+  const auto placement = ExpertPlacement::contiguous(1, 9, comm.size() + 1).layer(0);
+  EXPECT_THROW(ExchangePlan::make({{}, 2}, placement, comm), Error);
+}
+
+}  // namespace
+}  // namespace switchyard
