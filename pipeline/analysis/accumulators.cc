@@ -1,0 +1,476 @@
+#include "pipeline/analysis/accumulators.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <utility>
+
+#include "parallel/error.h"
+
+namespace switchyard {
+namespace {
+
+/// One stored array: the one place that knows its name, dimensions and meaning.
+template <typename T>
+struct Field {
+  std::vector<T> Accumulators::*member;
+  const char* path;
+  std::vector<const char*> dimensions;
+  const char* units;
+  const char* long_name;
+};
+
+const std::vector<Field<std::uint64_t>>& count_fields() {
+  using A = Accumulators;
+  static const std::vector<Field<std::uint64_t>> fields = {
+      {&A::tokens, "/totals/tokens", {}, "1", "tokens"},
+      {&A::windows, "/totals/windows", {}, "1", "windows"},
+      {&A::documents, "/totals/documents", {}, "1", "documents that begin here"},
+      {&A::targets, "/totals/targets", {}, "1", "tokens with a next token"},
+      {&A::correct, "/totals/correct", {}, "1", "tokens whose arg-max is the next token"},
+      {&A::slot_count, "/load/slot_count", {"layer", "slot", "expert"}, "1", "tokens whose j-th choice is this expert"},
+      {&A::position_count,
+       "/load/position_count",
+       {"layer", "position_bucket", "expert"},
+       "1",
+       "slots by bucket floor(log2(position in the window + 1))"},
+      {&A::coactivation,
+       "/coactivation/count",
+       {"layer", "expert", "expert2"},
+       "1",
+       "tokens that chose both experts; diagonal: tokens that chose the expert"},
+      {&A::flow,
+       "/flow/count",
+       {"layer_pair", "expert", "expert2"},
+       "1",
+       "pairs (expert at one MoE layer, expert2 at the next) over all choices of a token"},
+      {&A::flow_top1,
+       "/flow/top1_count",
+       {"layer_pair", "expert", "expert2"},
+       "1",
+       "tokens with first choice expert at one MoE layer and expert2 at the next"},
+      {&A::repeat_pairs, "/repetition/pairs", {}, "1", "neighbouring tokens of one window"},
+      {&A::repeat_top1, "/repetition/top1", {"layer"}, "1", "neighbouring tokens with the same first choice"},
+      {&A::repeat_any, "/repetition/any", {"layer"}, "1", "neighbouring tokens with at least one common expert"},
+      {&A::entropy_histogram,
+       "/entropy/histogram",
+       {"layer", "bin"},
+       "1",
+       "tokens by router entropy, equal bins on [0, ln E] nats"},
+      {&A::margin_histogram,
+       "/margin/histogram",
+       {"layer", "bin"},
+       "1",
+       "tokens by margin between k-th and (k+1)-th probability, equal bins on [0, 1]"},
+      {&A::top_probability_histogram,
+       "/top_probability/histogram",
+       {"layer", "bin"},
+       "1",
+       "tokens by largest router probability, equal bins on [0, 1]"},
+      {&A::weight_histogram,
+       "/weight/histogram",
+       {"layer", "slot", "bin"},
+       "1",
+       "tokens by combine weight of the j-th choice, equal bins on [0, 1]"},
+      {&A::confident, "/top_probability/confident", {"layer"}, "1", "tokens whose largest probability exceeds 0.7"},
+  };
+  return fields;
+}
+
+const std::vector<Field<double>>& sum_fields() {
+  using A = Accumulators;
+  static const std::vector<Field<double>> fields = {
+      {&A::weight_sum, "/weight/sum", {"layer", "slot", "expert"}, "1", "sum of combine weights"},
+      {&A::probability_sum, "/load/probability_sum", {"layer", "expert"}, "1", "sum of router probabilities"},
+      {&A::z_sum, "/load/z_sum", {"layer"}, "1", "sum of squared logsumexp of the router logits"},
+  };
+  return fields;
+}
+
+const std::vector<Field<Moments>>& moment_fields() {
+  using A = Accumulators;
+  static const std::vector<Field<Moments>> fields = {
+      {&A::entropy, "/entropy", {"layer"}, "nats", "router entropy"},
+      {&A::margin, "/margin", {"layer"}, "1", "margin between k-th and (k+1)-th probability"},
+      {&A::top_probability, "/top_probability", {"layer"}, "1", "largest router probability"},
+      {&A::loss, "/loss", {}, "nats", "next-token loss"},
+  };
+  return fields;
+}
+
+std::uint64_t extent(const std::string& dimension, const AccumulatorShape& shape) {
+  static const std::map<std::string, int AccumulatorShape::*> sizes = {{"layer", &AccumulatorShape::layers},
+                                                                       {"slot", &AccumulatorShape::top_k},
+                                                                       {"expert", &AccumulatorShape::experts},
+                                                                       {"expert2", &AccumulatorShape::experts}};
+  if (const auto found = sizes.find(dimension); found != sizes.end())
+    return static_cast<std::uint64_t>(shape.*found->second);
+  if (dimension == "layer_pair") return static_cast<std::uint64_t>(std::max(0, shape.layers - 1));
+  if (dimension == "position_bucket") return kPositionBuckets;
+  return kHistogramBins;  // "bin"
+}
+
+template <typename T>
+std::uint64_t elements(const Field<T>& field, const AccumulatorShape& shape) {
+  std::uint64_t n = 1;
+  for (const char* dimension : field.dimensions) n *= extent(dimension, shape);
+  return n;
+}
+
+/// An empty table with the field's dimensions behind `dataset`.
+template <typename T>
+Table frame(const Field<T>& field, const std::string& path, std::size_t n_datasets, const AccumulatorShape& shape) {
+  Table table;
+  table.path = path;
+  table.dimensions = {"dataset"};
+  table.shape = {n_datasets};
+  for (const char* dimension : field.dimensions) {
+    table.dimensions.emplace_back(dimension);
+    table.shape.push_back(extent(dimension, shape));
+  }
+  table.units = field.units;
+  table.long_name = field.long_name;
+  return table;
+}
+
+template <typename T>
+Table concatenate(const Field<T>& field, const std::vector<const Accumulators*>& datasets, const std::string& root) {
+  Table table = frame(field, root + field.path, datasets.size(), datasets.front()->shape);
+  std::vector<T> values;
+  for (const Accumulators* a : datasets)
+    values.insert(values.end(), (a->*field.member).begin(), (a->*field.member).end());
+  table.values = std::move(values);
+  return table;
+}
+
+/// A column of moments as it is stored, e.g. "/entropy/mean".
+struct MomentColumn {
+  const char* name;
+  double Moments::*member;
+  const char* prefix;  // of the long name
+};
+constexpr std::array<MomentColumn, 4> kMomentColumns = {
+    {{"mean", &Moments::mean, "mean "},
+     {"m2", &Moments::m2, "sum of squared deviations from the mean of "},
+     {"min", &Moments::min, "smallest "},
+     {"max", &Moments::max, "largest "}}};
+
+void append_moments(std::vector<Table>& tables, const std::vector<const Accumulators*>& datasets,
+                    const std::string& root) {
+  const AccumulatorShape& shape = datasets.front()->shape;
+  for (const Field<Moments>& field : moment_fields()) {
+    Table n = frame(field, root + field.path + "/n", datasets.size(), shape);
+    n.units = "1";
+    n.long_name = std::string("values of ") + field.long_name;
+    std::vector<std::uint64_t> counts;
+    for (const Accumulators* a : datasets)
+      for (const Moments& m : a->*field.member) counts.push_back(m.n);
+    n.values = std::move(counts);
+    tables.push_back(std::move(n));
+    for (const MomentColumn& column : kMomentColumns) {
+      Table table = frame(field, root + field.path + "/" + column.name, datasets.size(), shape);
+      table.long_name = std::string(column.prefix) + field.long_name;
+      if (column.member == &Moments::m2) table.units += "^2";
+      std::vector<double> values;
+      for (const Accumulators* a : datasets)
+        for (const Moments& m : a->*field.member) values.push_back(m.*column.member);
+      table.values = std::move(values);
+      tables.push_back(std::move(table));
+    }
+  }
+}
+
+void append_paths(std::vector<Table>& tables, const std::vector<const Accumulators*>& datasets,
+                  const std::string& root) {
+  std::vector<std::uint32_t> dataset;
+  std::vector<std::uint16_t> experts;
+  std::vector<std::uint64_t> count;
+  std::vector<std::uint64_t> undercount;
+  for (std::size_t d = 0; d < datasets.size(); ++d) {
+    PathSketch sketch = datasets[d]->paths;
+    sketch.compact();
+    for (const PathSketch::Entry& entry : sketch.entries()) {
+      dataset.push_back(static_cast<std::uint32_t>(d));
+      experts.insert(experts.end(), entry.experts.begin(), entry.experts.end());
+      count.push_back(entry.count);
+    }
+    undercount.push_back(sketch.undercount());
+  }
+  const std::uint64_t n = dataset.size();
+  const auto layers = static_cast<std::uint64_t>(datasets.front()->shape.layers);
+  tables.push_back({root + "/paths/dataset", {"path"}, {n}, std::move(dataset), "1", "dataset of the path"});
+  tables.push_back({root + "/paths/expert",
+                    {"path", "layer"},
+                    {n, layers},
+                    std::move(experts),
+                    "1",
+                    "first choice at each MoE layer"});
+  tables.push_back({root + "/paths/count",
+                    {"path"},
+                    {n},
+                    std::move(count),
+                    "1",
+                    "tokens on the path, at most `undercount` too few"});
+  tables.push_back({root + "/paths/undercount",
+                    {"dataset"},
+                    {datasets.size()},
+                    std::move(undercount),
+                    "1",
+                    "bound on the tokens missing from a path's count"});
+}
+
+void append_token_table(std::vector<Table>& tables, const std::vector<const Accumulators*>& datasets, std::size_t which,
+                        const std::string& root) {
+  const AccumulatorShape& shape = datasets.front()->shape;
+  const auto experts = static_cast<std::uint64_t>(shape.experts);
+  const std::uint64_t rows = static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary);
+  std::vector<std::uint64_t> indptr = {0};
+  std::vector<std::uint16_t> index;
+  std::vector<std::uint64_t> value;
+  indptr.reserve(rows * datasets.size() + 1);
+  for (const Accumulators* a : datasets) {
+    const SparseCounts& counts = a->token_tables[which];
+    std::size_t at = 0;
+    for (std::uint64_t row = 0; row < rows; ++row) {
+      for (; at < counts.cells().size() && counts.cells()[at] / experts == row; ++at) {
+        index.push_back(static_cast<std::uint16_t>(counts.cells()[at] % experts));
+        value.push_back(counts.counts()[at]);
+      }
+      indptr.push_back(value.size());
+    }
+  }
+  const std::string name(kTokenTableNames[which]);
+  const std::string group = root + "/tokens/" + name;
+  const std::uint64_t nonzero = value.size();
+  const std::uint64_t n_pointers = indptr.size();
+  const std::string suffix = " of a CSR matrix [dataset * layer * token, expert] of slots by " + name + " token id";
+  tables.push_back({group + "/indptr", {"row_pointer"}, {n_pointers}, std::move(indptr), "1", "row pointers" + suffix});
+  tables.push_back({group + "/index", {name + "_cell"}, {nonzero}, std::move(index), "1", "experts" + suffix});
+  tables.push_back({group + "/value", {name + "_cell"}, {nonzero}, std::move(value), "1", "counts" + suffix});
+}
+
+/// Tables by path, with typed access that names what is missing.
+class TableIndex {
+ public:
+  TableIndex(const std::vector<Table>& tables, std::string root) : root_(std::move(root)) {
+    for (const Table& table : tables) by_path_[table.path] = &table;
+  }
+  const Table* find(const std::string& path) const {
+    const auto found = by_path_.find(root_ + path);
+    return found == by_path_.end() ? nullptr : found->second;
+  }
+  template <typename T>
+  const std::vector<T>& values(const std::string& path, std::uint64_t expected) const {
+    const Table* table = find(path);
+    const auto* values = table == nullptr ? nullptr : std::get_if<std::vector<T>>(&table->values);
+    if (values == nullptr || (expected != kAnyLength && values->size() != expected))
+      throw Error(values == nullptr
+                      ? "missing, or of another type"
+                      : "holds " + std::to_string(values->size()) + " values, expected " + std::to_string(expected),
+                  root_ + path, "the file was not written by this version of switchyard");
+    return *values;
+  }
+  static constexpr std::uint64_t kAnyLength = ~std::uint64_t{0};
+
+ private:
+  std::string root_;
+  std::map<std::string, const Table*> by_path_;
+};
+
+template <typename T>
+void read_field(const TableIndex& index, const Field<T>& field, std::vector<Accumulators>& datasets) {
+  if (datasets.empty()) return;
+  const std::uint64_t n = elements(field, datasets.front().shape);
+  const std::vector<T>& values = index.values<T>(field.path, n * datasets.size());
+  for (std::size_t d = 0; d < datasets.size(); ++d) {
+    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(d * n);
+    (datasets[d].*field.member).assign(begin, begin + static_cast<std::ptrdiff_t>(n));
+  }
+}
+
+void read_moments(const TableIndex& index, const Field<Moments>& field, std::vector<Accumulators>& datasets) {
+  const std::uint64_t n = elements(field, datasets.front().shape);
+  const auto& counts = index.values<std::uint64_t>(std::string(field.path) + "/n", n * datasets.size());
+  for (std::size_t i = 0; i < counts.size(); ++i) (datasets[i / n].*field.member)[i % n].n = counts[i];
+  for (const MomentColumn& column : kMomentColumns) {
+    const auto& values = index.values<double>(std::string(field.path) + "/" + column.name, n * datasets.size());
+    for (std::size_t i = 0; i < values.size(); ++i) (datasets[i / n].*field.member)[i % n].*column.member = values[i];
+  }
+}
+
+void read_paths(const TableIndex& index, std::vector<Accumulators>& datasets) {
+  const auto& count = index.values<std::uint64_t>("/paths/count", TableIndex::kAnyLength);
+  const auto& dataset = index.values<std::uint32_t>("/paths/dataset", count.size());
+  const auto length = static_cast<std::size_t>(datasets.front().shape.layers);
+  const auto& experts = index.values<std::uint16_t>("/paths/expert", count.size() * length);
+  const auto& undercount = index.values<std::uint64_t>("/paths/undercount", datasets.size());
+  for (std::size_t d = 0; d < datasets.size(); ++d) datasets[d].paths.set_undercount(undercount[d]);
+  for (std::size_t i = 0; i < count.size(); ++i)
+    if (dataset[i] < datasets.size())
+      datasets[dataset[i]].paths.add(std::span(experts).subspan(i * length, length), count[i]);
+}
+
+void read_token_table(const TableIndex& index, std::size_t which, std::vector<Accumulators>& datasets) {
+  const std::string group = "/tokens/" + std::string(kTokenTableNames[which]);
+  if (index.find(group + "/indptr") == nullptr) return;  // not recorded
+  const AccumulatorShape& shape = datasets.front().shape;
+  const std::uint64_t rows = static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary);
+  const auto& indptr = index.values<std::uint64_t>(group + "/indptr", rows * datasets.size() + 1);
+  const auto& value = index.values<std::uint64_t>(group + "/value", TableIndex::kAnyLength);
+  const auto& expert = index.values<std::uint16_t>(group + "/index", value.size());
+  for (std::size_t row = 0; row + 1 < indptr.size(); ++row) {
+    if (indptr[row + 1] < indptr[row] || indptr[row + 1] > value.size())
+      throw Error("row pointers do not ascend within the table", group + "/indptr",
+                  "the file is damaged: reduce again");
+    for (std::uint64_t at = indptr[row]; at < indptr[row + 1]; ++at)
+      datasets[row / rows].token_tables[which].append(
+          row % rows * static_cast<std::uint64_t>(shape.experts) + expert[at], value[at]);
+  }
+}
+
+template <typename T>
+void add_into(std::vector<T>& to, const std::vector<T>& from) {
+  std::transform(to.begin(), to.end(), from.begin(), to.begin(), std::plus<>());
+}
+
+}  // namespace
+
+Moments Moments::of(std::span<const float> values) {
+  Moments m;
+  if (values.empty()) return m;
+  m.n = values.size();
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::size_t i = 0; i < values.size(); ++i) sum += static_cast<double>(values[i]);
+  m.mean = sum / static_cast<double>(m.n);
+  double squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double d = static_cast<double>(values[i]) - m.mean;
+    squares += d * d;
+  }
+  m.m2 = squares;
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  m.min = static_cast<double>(*low);
+  m.max = static_cast<double>(*high);
+  return m;
+}
+
+void Moments::merge(const Moments& other) {
+  if (other.n == 0) return;
+  if (n == 0) {
+    *this = other;
+    return;
+  }
+  const auto a = static_cast<double>(n);
+  const auto b = static_cast<double>(other.n);
+  const double delta = other.mean - mean;
+  n += other.n;
+  mean += delta * b / (a + b);
+  m2 += other.m2 + delta * delta * a * b / (a + b);
+  min = std::min(min, other.min);
+  max = std::max(max, other.max);
+}
+
+double Moments::deviation() const {
+  return n == 0 ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(m2 / static_cast<double>(n));
+}
+
+Accumulators::Accumulators(const AccumulatorShape& wanted)
+    : shape(wanted), paths(static_cast<std::size_t>(wanted.layers), kPathCapacity) {
+  for (const auto& field : count_fields()) (this->*field.member).assign(elements(field, shape), 0);
+  for (const auto& field : sum_fields()) (this->*field.member).assign(elements(field, shape), 0);
+  for (const auto& field : moment_fields()) (this->*field.member).assign(elements(field, shape), {});
+}
+
+void Accumulators::merge(const Accumulators& other) {
+  if (!(shape == other.shape))
+    throw Error("statistics of models of different shape cannot be summed", "merge",
+                "reduce runs of models with other numbers of layers, experts or tokens into files of their own");
+  for (const auto& field : count_fields()) add_into(this->*field.member, other.*field.member);
+  for (const auto& field : sum_fields()) add_into(this->*field.member, other.*field.member);
+  for (const auto& field : moment_fields())
+    for (std::size_t i = 0; i < (this->*field.member).size(); ++i)
+      (this->*field.member)[i].merge((other.*field.member)[i]);
+  paths.merge(other.paths);
+  for (std::size_t i = 0; i < kTokenTables; ++i) token_tables[i].merge(other.token_tables[i]);
+}
+
+std::vector<std::uint64_t> Accumulators::layer_counts(int layer) const {
+  const auto experts = static_cast<std::size_t>(shape.experts);
+  const auto top_k = static_cast<std::size_t>(shape.top_k);
+  std::vector<std::uint64_t> counts(experts, 0);
+  for (std::size_t slot = 0; slot < top_k; ++slot)
+    for (std::size_t e = 0; e < experts; ++e)
+      counts[e] += slot_count[(static_cast<std::size_t>(layer) * top_k + slot) * experts + e];
+  return counts;
+}
+
+void Accumulators::reduce_to_root(const Communicator& comm) {
+  if (comm.size() == 1) return;
+  for (const auto& field : count_fields()) comm.sum_to_root(this->*field.member);
+  for (const auto& field : sum_fields()) comm.sum_to_root(this->*field.member);
+  for (const auto& field : moment_fields()) {
+    std::vector<Moments>& mine = this->*field.member;
+    const std::vector<Moments> all = comm.gather_v<Moments>(mine);
+    for (std::size_t i = mine.size(); i < all.size(); ++i) mine[i % mine.size()].merge(all[i]);
+  }
+  paths.compact();
+  std::vector<std::uint16_t> experts;
+  std::vector<std::uint64_t> counts;
+  if (comm.rank() != 0)  // the root's own sketch is where the others are merged into
+    for (const PathSketch::Entry& entry : paths.entries()) {
+      experts.insert(experts.end(), entry.experts.begin(), entry.experts.end());
+      counts.push_back(entry.count);
+    }
+  const auto undercount = static_cast<std::uint64_t>(comm.sum(static_cast<std::int64_t>(paths.undercount())));
+  experts = comm.gather_v<std::uint16_t>(experts);
+  counts = comm.gather_v<std::uint64_t>(counts);
+  if (comm.rank() == 0) {
+    paths.set_undercount(undercount);
+    for (std::size_t i = 0; i < counts.size(); ++i)
+      paths.add(std::span(experts).subspan(i * paths.length(), paths.length()), counts[i]);
+  }
+  for (SparseCounts& table : token_tables) {
+    const std::vector<std::uint64_t> sizes = comm.all_gather<std::uint64_t>(table.cells().size());
+    const std::vector<std::uint64_t> cells = comm.gather_v<std::uint64_t>(table.cells());
+    const std::vector<std::uint64_t> values = comm.gather_v<std::uint64_t>(table.counts());
+    if (comm.rank() != 0) continue;
+    auto begin = static_cast<std::ptrdiff_t>(sizes[0]);
+    for (std::size_t r = 1; r < sizes.size(); ++r) {
+      const auto end = begin + static_cast<std::ptrdiff_t>(sizes[r]);
+      table.merge({{cells.begin() + begin, cells.begin() + end}, {values.begin() + begin, values.begin() + end}});
+      begin = end;
+    }
+  }
+}
+
+std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, const std::string& root) {
+  std::vector<Table> tables;
+  if (datasets.empty()) return tables;
+  for (const auto& field : count_fields()) tables.push_back(concatenate(field, datasets, root));
+  for (const auto& field : sum_fields()) tables.push_back(concatenate(field, datasets, root));
+  append_moments(tables, datasets, root);
+  append_paths(tables, datasets, root);
+  for (std::size_t which = 0; which < kTokenTables; ++which) append_token_table(tables, datasets, which, root);
+  return tables;
+}
+
+std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
+                                      const AccumulatorShape& shape) {
+  const TableIndex index(tables, root);
+  const Table* tokens = index.find("/totals/tokens");
+  if (tokens == nullptr)
+    throw Error("no accumulators", root + "/totals/tokens", "the file was not written by switchyard");
+  std::vector<Accumulators> datasets(tokens->size(), Accumulators(shape));
+  if (datasets.empty()) return datasets;
+  for (const auto& field : count_fields()) read_field(index, field, datasets);
+  for (const auto& field : sum_fields()) read_field(index, field, datasets);
+  for (const auto& field : moment_fields()) read_moments(index, field, datasets);
+  read_paths(index, datasets);
+  for (std::size_t which = 0; which < kTokenTables; ++which) read_token_table(index, which, datasets);
+  return datasets;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "parallel/tensor.h"
+#include "pipeline/analysis/accumulators.h"
+
+namespace switchyard {
+
+/// One MoE layer's routing of n tokens, as the accumulators see it. What a record at level tokens does not keep is
+/// empty.
+struct LayerView {
+  std::span<const std::uint16_t> expert;    // [n, k]
+  std::span<const float> weight;            // [n, k]
+  std::span<const float> entropy;           // [n] nats
+  std::span<const float> margin;            // [n] or empty
+  std::span<const float> top_probability;   // [n] or empty
+  std::span<const float> log_sum_exp;       // [n] or empty
+  std::span<const double> probability_sum;  // [E] over the included tokens, or empty
+};
+
+/// n tokens in corpus order with everything known of them.
+struct TokenView {
+  std::span<const std::uint32_t> token;      // [n]
+  std::span<const std::uint32_t> position;   // [n] in the window; 0 begins a window
+  std::span<const std::int64_t> target;      // [n] next token, -1 where there is none
+  std::span<const std::uint32_t> predicted;  // [n]
+  std::span<const float> loss;               // [n] nats
+  std::span<const std::uint8_t> included;    // [n] 0: left out of every statistic (--exclude-special); empty: all count
+  std::span<const LayerView> layers;         // [L]
+};
+
+/// [n] 1 for tokens that count, 0 for those whose id is flagged in `excluded` [V]; empty when `excluded` is: all count.
+std::vector<std::uint8_t> included_tokens(std::span<const std::uint32_t> ids, std::span<const std::uint8_t> excluded);
+/// [E] sums over included tokens of router probabilities, [n, E] f32.
+std::vector<double> probability_sums(TensorView probabilities, std::span<const std::uint8_t> included);
+
+/// Which token tables to keep: each costs L * V * E * 4 bytes while running.
+struct TokenTableChoice {
+  std::array<bool, kTokenTables> keep = {true, true, true};
+};
+
+/// Accumulators that are being filled. The same code sees tokens as they are routed and rows read back, so that both
+/// give equal counts.
+class LiveAccumulators {
+ public:
+  LiveAccumulators(const AccumulatorShape& shape, TokenTableChoice tables);
+
+  void observe(const TokenView& tokens);
+  void add_documents(std::uint64_t documents) { sums_.documents[0] += documents; }
+  /// Takes over what `other` has observed, and leaves it empty.
+  void absorb(LiveAccumulators& other);
+  void clear();
+
+  /// Collective. The sum over ranks (on rank 0) of what was observed since the last call.
+  Accumulators take(const Communicator& comm);
+
+  /// Bytes that the token tables of a shape need on each rank.
+  static std::uint64_t table_bytes(const AccumulatorShape& shape, TokenTableChoice tables);
+
+ private:
+  void observe_tokens(const TokenView& tokens);
+  void observe_layer(const TokenView& tokens, int layer);
+  void observe_paths(const TokenView& tokens);
+
+  AccumulatorShape shape_;
+  TokenTableChoice choice_;
+  Accumulators sums_;
+  // [L][V, E] each; u32 because a segment has fewer than 2^32 tokens.
+  std::array<std::vector<std::vector<std::uint32_t>>, kTokenTables> dense_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,196 @@
+#include "pipeline/analysis/rank_load.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "pipeline/analysis/metrics.h"
+#include "pipeline/model/batch.h"
+
+namespace switchyard {
+namespace {
+
+template <typename T>
+std::vector<T> column(const RoutingReader& segment, const std::string& path) {
+  return std::get<std::vector<T>>(segment.read(path).values);
+}
+
+/// The ranks' load of one step and layer.
+std::vector<double> rank_loads(const std::uint32_t* expert_slots, const std::int32_t* placement, std::size_t n_experts,
+                               std::size_t n_ranks) {
+  std::vector<double> load(n_ranks, 0);
+  for (std::size_t e = 0; e < n_experts; ++e) load[static_cast<std::size_t>(placement[e])] += expert_slots[e];
+  return load;
+}
+
+}  // namespace
+
+RankLoad::RankLoad(int n_layers, int k)
+    : layers(n_layers),
+      top_k(k),
+      layer_steps(static_cast<std::size_t>(n_layers), 0),
+      balancedness_sum(layer_steps.size(), 0),
+      mean_sum(layer_steps.size(), 0),
+      max_sum(layer_steps.size(), 0),
+      imbalance_histogram(layer_steps.size() * kImbalanceBins, 0),
+      imbalance_max(layer_steps.size(), 0),
+      local_slots(layer_steps.size(), 0),
+      remote_slots(layer_steps.size(), 0),
+      send_ranks(layer_steps.size() * (static_cast<std::size_t>(k) + 1), 0),
+      phase_seconds(kPhases, 0) {}
+
+void RankLoad::add(const RoutingReader& segment) {
+  const Table seconds_table = segment.read("/dispatch/seconds");
+  const auto& seconds = std::get<std::vector<float>>(seconds_table.values);
+  const std::size_t n_steps = seconds_table.shape[0];
+  const std::size_t n_ranks = seconds_table.shape[1];
+  constexpr auto kExperts = static_cast<std::size_t>(Phase::experts);
+  for (std::size_t s = 0; s < n_steps; ++s) {
+    double slowest_step = 0;
+    double slowest_experts = 0;
+    double sum_experts = 0;
+    for (std::size_t r = 0; r < n_ranks; ++r) {
+      const float* of_rank = seconds.data() + (s * n_ranks + r) * kPhases;
+      double total = 0;
+      for (std::size_t p = 0; p < kPhases; ++p) {
+        phase_seconds[p] += static_cast<double>(of_rank[p]);
+        total += static_cast<double>(of_rank[p]);
+      }
+      slowest_step = std::max(slowest_step, total);
+      slowest_experts = std::max(slowest_experts, static_cast<double>(of_rank[kExperts]));
+      sum_experts += static_cast<double>(of_rank[kExperts]);
+    }
+    step_seconds += slowest_step;
+    straggler_seconds += slowest_experts - sum_experts / static_cast<double>(n_ranks);
+  }
+  steps += n_steps;
+  row_bytes = column<std::uint64_t>(segment, "/dispatch/row_bytes").at(0);
+  if (layers == 0) return;
+
+  const Table slots_table = segment.read("/dispatch/expert_slots");
+  const auto& slots = std::get<std::vector<std::uint32_t>>(slots_table.values);
+  const auto placement = column<std::int32_t>(segment, "/dispatch/placement");
+  const std::size_t n_experts = slots_table.shape[2];
+  const auto n_layers = static_cast<std::size_t>(layers);
+  for (std::size_t s = 0; s < n_steps; ++s)
+    for (std::size_t l = 0; l < n_layers; ++l) {
+      const std::vector<double> load = rank_loads(slots.data() + (s * n_layers + l) * n_experts,
+                                                  placement.data() + l * n_experts, n_experts, n_ranks);
+      const double mean = std::accumulate(load.begin(), load.end(), 0.0) / static_cast<double>(n_ranks);
+      const double largest = *std::max_element(load.begin(), load.end());
+      if (largest == 0) continue;
+      ++layer_steps[l];
+      balancedness_sum[l] += balancedness(load);
+      mean_sum[l] += mean;
+      max_sum[l] += largest;
+      const double imbalance = largest / mean - 1;
+      const auto bin = std::min<std::size_t>(kImbalanceBins - 1,
+                                             static_cast<std::size_t>(imbalance / kImbalanceHigh * kImbalanceBins));
+      ++imbalance_histogram[l * kImbalanceBins + bin];
+      imbalance_max[l] = std::max(imbalance_max[l], imbalance);
+    }
+  const Table traffic_table = segment.read("/dispatch/traffic");
+  const auto& traffic = std::get<std::vector<std::uint64_t>>(traffic_table.values);
+  for (std::size_t i = 0; i < traffic.size(); ++i) {
+    const std::size_t expert_rank = i % n_ranks;
+    const std::size_t source_rank = i / n_ranks % n_ranks;
+    const std::size_t layer = i / (n_ranks * n_ranks) % n_layers;
+    (expert_rank == source_rank ? local_slots : remote_slots)[layer] += traffic[i];
+  }
+  const auto reached = column<std::uint64_t>(segment, "/dispatch/send_ranks");
+  for (std::size_t i = 0; i < reached.size(); ++i) send_ranks[i % send_ranks.size()] += reached[i];
+}
+
+void RankLoad::reduce_to_root(const Communicator& comm) {
+  for (auto* counts : {&layer_steps, &imbalance_histogram, &local_slots, &remote_slots, &send_ranks})
+    comm.sum_to_root(*counts);
+  for (auto* sums : {&balancedness_sum, &mean_sum, &max_sum, &phase_seconds}) comm.sum_to_root(*sums);
+  const std::vector<double> all = comm.gather_v<double>(imbalance_max);
+  for (std::size_t i = 0; i < all.size(); ++i)
+    imbalance_max[i % layer_steps.size()] = std::max(imbalance_max[i % layer_steps.size()], all[i]);
+  steps = static_cast<std::uint64_t>(comm.sum(static_cast<std::int64_t>(steps)));
+  row_bytes = static_cast<std::uint64_t>(comm.max(static_cast<std::int64_t>(row_bytes)));
+  straggler_seconds = comm.sum(straggler_seconds);
+  step_seconds = comm.sum(step_seconds);
+}
+
+std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
+  std::vector<Table> tables;
+  if (datasets.empty()) return tables;
+  const std::uint64_t n_datasets = datasets.size();
+  const auto n_layers = static_cast<std::uint64_t>(datasets.front()->layers);
+  const auto add = [&](const std::string& name, std::vector<std::string> dimensions, std::vector<std::uint64_t> shape,
+                       const char* units, const char* long_name, auto value_of) {
+    using Value = typename decltype(value_of(*datasets.front()))::value_type;
+    std::vector<Value> values;
+    for (const RankLoad* load : datasets) {
+      const std::vector<Value> of_dataset = value_of(*load);
+      values.insert(values.end(), of_dataset.begin(), of_dataset.end());
+    }
+    dimensions.insert(dimensions.begin(), "dataset");
+    shape.insert(shape.begin(), n_datasets);
+    tables.push_back({"/ranks/" + name, std::move(dimensions), std::move(shape), std::move(values), units, long_name});
+  };
+  const auto ratio = [](const std::vector<double>& a, const auto& b) {
+    std::vector<double> quotients;
+    for (std::size_t i = 0; i < a.size(); ++i) quotients.push_back(a[i] / static_cast<double>(b[i]));
+    return quotients;
+  };
+  add("steps", {}, {}, "1", "steps (dispatches of each layer)",
+      [](const RankLoad& r) { return std::vector<std::uint64_t>{r.steps}; });
+  add("seconds", {"phase"}, {kPhases}, "s", "seconds of all ranks by phase",
+      [](const RankLoad& r) { return r.phase_seconds; });
+  add("step_seconds", {}, {}, "s", "sum over steps of the slowest rank's seconds",
+      [](const RankLoad& r) { return std::vector<double>{r.step_seconds}; });
+  add("straggler_seconds", {}, {}, "s", "sum over steps of slowest minus mean rank's seconds in the expert phase",
+      [](const RankLoad& r) { return std::vector<double>{r.straggler_seconds}; });
+  add("straggler_share", {}, {}, "1", "straggler_seconds over step_seconds",
+      [](const RankLoad& r) { return std::vector<double>{r.straggler_seconds / r.step_seconds}; });
+  tables.push_back({"/ranks/phase_name",
+                    {"phase"},
+                    {kPhases},
+                    std::vector<std::string>(kPhaseNames.begin(), kPhaseNames.end()),
+                    "1",
+                    "names of the phases"});
+  if (n_layers == 0) return tables;
+  add("balancedness_mean", {"layer"}, {n_layers}, "1",
+      "mean over steps of (mean + 1e-5) / (max + 1e-5) of the ranks' slots (SGLang)",
+      [&](const RankLoad& r) { return ratio(r.balancedness_sum, r.layer_steps); });
+  add("balancedness_ratio", {"layer"}, {n_layers}, "1",
+      "sum over steps of the ranks' mean over sum of their largest load (vLLM, by layer)",
+      [&](const RankLoad& r) { return ratio(r.mean_sum, r.max_sum); });
+  add("mean_slots", {"layer"}, {n_layers}, "1", "sum over steps of the ranks' mean load in slots",
+      [](const RankLoad& r) { return r.mean_sum; });
+  add("max_slots", {"layer"}, {n_layers}, "1", "sum over steps of the ranks' largest load in slots",
+      [](const RankLoad& r) { return r.max_sum; });
+  add("imbalance_max", {"layer"}, {n_layers}, "1", "largest max / mean - 1 of a step",
+      [](const RankLoad& r) { return r.imbalance_max; });
+  for (const auto& [name, q] :
+       {std::pair<const char*, double>{"imbalance_p50", 0.5}, {"imbalance_p90", 0.9}, {"imbalance_p99", 0.99}})
+    add(name, {"layer"}, {n_layers}, "1",
+        "quantile over steps of max / mean - 1 of the ranks' slots (TensorRT-LLM), resolution 1/64",
+        [quantile = q](const RankLoad& r) {
+          std::vector<double> values;
+          for (std::size_t l = 0; l < r.layer_steps.size(); ++l)
+            values.push_back(std::min(
+                r.imbalance_max[l],
+                histogram_quantile(
+                    std::span(r.imbalance_histogram).subspan(l * RankLoad::kImbalanceBins, RankLoad::kImbalanceBins), 0,
+                    RankLoad::kImbalanceHigh, quantile)));
+          return values;
+        });
+  add("local_slots", {"layer"}, {n_layers}, "1", "slots whose expert is on the token's own rank",
+      [](const RankLoad& r) { return r.local_slots; });
+  add("remote_slots", {"layer"}, {n_layers}, "1", "slots sent to another rank",
+      [](const RankLoad& r) { return r.remote_slots; });
+  add("remote_bytes", {"layer"}, {n_layers}, "byte", "bytes of those slots' rows, one way", [](const RankLoad& r) {
+    std::vector<std::uint64_t> bytes;
+    for (const std::uint64_t slots : r.remote_slots) bytes.push_back(slots * r.row_bytes);
+    return bytes;
+  });
+  add("send_ranks", {"layer", "ranks_reached"}, {n_layers, static_cast<std::uint64_t>(datasets.front()->top_k) + 1},
+      "1", "tokens by the number of distinct ranks that hold their experts",
+      [](const RankLoad& r) { return r.send_ranks; });
+  return tables;
+}
+
+}  // namespace switchyard

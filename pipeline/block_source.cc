@@ -1,0 +1,330 @@
+#include "pipeline/block_source.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "parallel/error.h"
+
+namespace switchyard {
+namespace {
+
+/// Text bytes of a chunk for each token of a block: a little below what a token of text takes, so that most chunks make
+/// one block.
+constexpr std::uint64_t kChunkBytesPerToken = 3;
+constexpr std::size_t kChunkDocuments = 1 << 16;
+
+/// Appends and reads plain values and strings: what rank 0 sends of a chunk.
+class Packer {
+ public:
+  template <typename T>
+  void put(const T& value) {
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  template <typename Container>
+  void put_all(const Container& values) {
+    put(static_cast<std::uint64_t>(values.size()));
+    bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(*values.data()));
+  }
+  std::string take() { return std::move(bytes_); }
+
+ private:
+  std::string bytes_;
+};
+
+class Unpacker {
+ public:
+  explicit Unpacker(const std::string& bytes) : at_(bytes.data()) {}
+  template <typename T>
+  T get() {
+    T value;
+    std::memcpy(&value, at_, sizeof value);
+    at_ += sizeof value;
+    return value;
+  }
+  template <typename Container>
+  Container get_all() {
+    Container values;
+    values.resize(get<std::uint64_t>());
+    const std::size_t bytes = values.size() * sizeof(*values.data());
+    if (bytes > 0) std::memcpy(values.data(), at_, bytes);
+    at_ += bytes;
+    return values;
+  }
+
+ private:
+  const char* at_;
+};
+
+std::uint64_t weight_of(const Document& document) {
+  return 1 + (document.has_tokens ? document.tokens.size() * kChunkBytesPerToken : document.text.size());
+}
+
+}  // namespace
+
+struct BlockSource::Chunk {
+  std::vector<Document> documents;
+  CorpusCursor begin, end;
+  bool last = false;  // of its corpus
+  std::uint64_t skipped = 0;
+  std::vector<std::string> skipped_places;
+
+  std::string pack() const {
+    Packer packer;
+    packer.put(begin);
+    packer.put(end);
+    packer.put(last);
+    packer.put(static_cast<std::uint64_t>(documents.size()));
+    for (const Document& document : documents) {
+      packer.put(document.has_tokens);
+      packer.put(document.truncated);
+      packer.put_all(document.text);
+      packer.put_all(document.tokens);
+    }
+    return packer.take();
+  }
+  static Chunk unpack(const std::string& bytes) {
+    Unpacker unpacker(bytes);
+    Chunk chunk;
+    chunk.begin = unpacker.get<CorpusCursor>();
+    chunk.end = unpacker.get<CorpusCursor>();
+    chunk.last = unpacker.get<bool>();
+    chunk.documents.resize(unpacker.get<std::uint64_t>());
+    for (Document& document : chunk.documents) {
+      document.has_tokens = unpacker.get<bool>();
+      document.truncated = unpacker.get<bool>();
+      document.text = unpacker.get_all<std::string>();
+      document.tokens = unpacker.get_all<std::vector<std::uint32_t>>();
+    }
+    return chunk;
+  }
+
+  /// Documents [first, second) of each rank: runs about equal in bytes.
+  std::pair<std::size_t, std::size_t> share(int rank, int n_ranks) const {
+    std::uint64_t total = 0;
+    for (const Document& document : documents) total += weight_of(document);
+    const auto owner = [&](std::uint64_t before, const Document& document) {
+      return static_cast<int>((before + weight_of(document) / 2) * static_cast<std::uint64_t>(n_ranks) /
+                              std::max<std::uint64_t>(total, 1));
+    };
+    std::pair<std::size_t, std::size_t> range = {documents.size(), documents.size()};
+    std::uint64_t before = 0;
+    for (std::size_t i = 0; i < documents.size(); ++i) {
+      const int of = owner(before, documents[i]);
+      if (of >= rank) range.first = std::min(range.first, i);
+      if (of > rank) range.second = std::min(range.second, i);
+      before += weight_of(documents[i]);
+    }
+    return range;
+  }
+};
+
+/// Reads chunks of one corpus, with one document in hand to know whether a chunk is the last.
+class BlockSource::ChunkReader {
+ public:
+  ChunkReader(const CorpusSpec& spec, const BlockOptions& options, const CorpusCursor& start,
+              std::uint64_t documents_done)
+      : options_(options), files_(list_files(spec)), reader_(spec, files_, options.reader), emitted_(documents_done) {
+    if (options.sample > 0)
+      chosen_ = sample_ordinals(DocumentReader(spec, files_, options.reader), options.sample, options.seed);
+    reader_.seek(start);
+    advance();
+  }
+
+  std::unique_ptr<Chunk> read() {
+    auto whole = std::make_unique<Chunk>();
+    Chunk& chunk = *whole;
+    chunk.begin = at_;
+    const std::uint64_t bytes = kChunkBytesPerToken * static_cast<std::uint64_t>(options_.block_tokens);
+    for (std::uint64_t used = 0; held_ && used < bytes && chunk.documents.size() < kChunkDocuments;) {
+      used += weight_of(*held_);
+      chunk.documents.push_back(std::move(*held_));
+      ++emitted_;
+      advance();
+    }
+    chunk.end = at_;
+    chunk.last = !held_;
+    chunk.skipped = reader_.skipped() - skipped_reported_;
+    skipped_reported_ = reader_.skipped();
+    const auto& places = reader_.skipped_places();
+    chunk.skipped_places.assign(places.begin() + static_cast<std::ptrdiff_t>(places_reported_), places.end());
+    places_reported_ = places.size();
+    return whole;
+  }
+
+ private:
+  void advance() {
+    held_.reset();
+    if (options_.max_documents > 0 && emitted_ >= options_.max_documents) return;
+    do {
+      at_ = reader_.cursor();
+      held_ = reader_.next();
+    } while (held_ && options_.sample > 0 && !std::binary_search(chosen_.begin(), chosen_.end(), held_->ordinal));
+  }
+
+  const BlockOptions& options_;
+  std::vector<std::filesystem::path> files_;
+  DocumentReader reader_;
+  std::vector<std::uint64_t> chosen_;  // ordinals, ascending
+  std::optional<Document> held_;
+  CorpusCursor at_;  // where held_ begins, or the end
+  std::uint64_t emitted_;
+  std::uint64_t skipped_reported_ = 0;
+  std::size_t places_reported_ = 0;
+};
+
+BlockSource::BlockSource(std::vector<CorpusSpec> corpora, const Tokenizer* tokenizer, BlockOptions options,
+                         const SourcePosition& start, const Communicator& comm)
+    : corpora_(std::move(corpora)), tokenizer_(tokenizer), options_(std::move(options)), comm_(comm), position_(start) {
+  if (position_.corpus >= corpora_.size()) {
+    ended_ = true;
+    return;
+  }
+  begin_corpus(position_.corpus, position_.chunk, position_.corpus_documents);
+}
+
+BlockSource::~BlockSource() = default;  // waits for the threads: their futures come from std::async
+
+void BlockSource::begin_corpus(std::uint64_t corpus, const CorpusCursor& start, std::uint64_t documents_done) {
+  if (comm_.rank() == 0) reader_ = std::make_unique<ChunkReader>(corpora_[corpus], options_, start, documents_done);
+  start_reading();
+  start_tokenizing();
+}
+
+void BlockSource::start_reading() {
+  if (comm_.rank() == 0) reading_ = std::async(std::launch::async, [this] { return reader_->read(); });
+}
+
+void BlockSource::start_tokenizing() {
+  if (comm_.rank() == 0) tokenizing_chunk_ = reading_.get();
+  if (comm_.size() > 1) {
+    const std::string packed = comm_.broadcast(comm_.rank() == 0 ? tokenizing_chunk_->pack() : std::string());
+    if (comm_.rank() != 0) tokenizing_chunk_ = std::make_unique<Chunk>(Chunk::unpack(packed));
+  }
+  if (!tokenizing_chunk_->last) start_reading();
+  tokenizing_ = std::async(std::launch::async, [this, chunk = tokenizing_chunk_.get()] {
+    const auto [begin, end] = chunk->share(comm_.rank(), comm_.size());
+    std::vector<std::vector<std::uint32_t>> ids;
+    for (std::size_t i = begin; i < end; ++i) {
+      Document& document = chunk->documents[i];
+      if (document.has_tokens) {
+        ids.push_back(std::move(document.tokens));
+        continue;
+      }
+      if (tokenizer_ == nullptr)
+        throw Error("the model folder has no tokenizer.model, and the document has no ready `tokens`",
+                    "corpus document " + std::to_string(document.ordinal),
+                    "copy tokenizer.model into the model folder, or route a JSONL corpus of token ids");
+      std::vector<std::uint32_t> encoded = tokenizer_->encode(document.text);
+      if (options_.add_bos && tokenizer_->bos_id() >= 0)
+        encoded.insert(encoded.begin(), static_cast<std::uint32_t>(tokenizer_->bos_id()));
+      ids.push_back(std::move(encoded));
+    }
+    return ids;
+  });
+}
+
+std::optional<Block> BlockSource::next() {
+  while (blocks_.empty()) {
+    if (ended_) return std::nullopt;
+    cut_blocks();
+  }
+  Block block = std::move(blocks_.front());
+  blocks_.pop_front();
+  return block;
+}
+
+void BlockSource::cut_blocks() {
+  std::vector<std::uint32_t> my_lengths;
+  std::vector<std::uint32_t> my_ids;
+  for (const std::vector<std::uint32_t>& ids : tokenizing_.get()) {
+    my_lengths.push_back(static_cast<std::uint32_t>(ids.size()));
+    my_ids.insert(my_ids.end(), ids.begin(), ids.end());
+  }
+  std::vector<std::uint32_t> lengths = comm_.all_gather_v<std::uint32_t>(my_lengths);
+  const std::vector<std::uint32_t> ids = comm_.all_gather_v<std::uint32_t>(my_ids);
+  std::unique_ptr<Chunk> chunk = std::move(tokenizing_chunk_);
+
+  for (const std::uint32_t id : ids)
+    if (id >= options_.vocabulary)
+      throw Error("token id " + std::to_string(id) + " is outside the model's vocabulary of " +
+                      std::to_string(options_.vocabulary),
+                  "corpus " + corpora_[position_.corpus].name, "use the tokenizer that belongs to the model");
+
+  // --max-tokens ends the corpus inside a document.
+  std::uint64_t total = ids.size();
+  bool last = chunk->last;
+  if (options_.max_tokens > 0 && position_.corpus_tokens + total >= options_.max_tokens) {
+    total = options_.max_tokens - position_.corpus_tokens;
+    last = true;
+  }
+
+  const auto n_blocks = std::max<std::uint64_t>(1, (total + static_cast<std::uint64_t>(options_.block_tokens) - 1) /
+                                                       static_cast<std::uint64_t>(options_.block_tokens));
+  std::vector<Block> cut(n_blocks);
+  std::uint64_t at = 0;
+  const auto block_at = [&](std::uint64_t token) {
+    return total == 0 ? 0 : std::min(n_blocks - 1, token * n_blocks / total);
+  };
+  std::uint64_t documents = 0;
+  for (std::size_t d = 0; d < lengths.size() && (at < total || total == ids.size()); ++d) {
+    const std::uint64_t length = std::min<std::uint64_t>(lengths[d], total - at);
+    const bool truncated = chunk->documents[d].truncated || length < lengths[d];
+    const std::uint64_t row = position_.documents + documents++;
+    cut[block_at(at)].documents.push_back({std::move(chunk->documents[d].id), std::move(chunk->documents[d].category),
+                                           position_.tokens + at, length, truncated});
+    for (std::uint64_t begin = 0; begin < length; begin += static_cast<std::uint64_t>(options_.context)) {
+      const std::uint64_t count = std::min<std::uint64_t>(static_cast<std::uint64_t>(options_.context), length - begin);
+      const std::uint64_t first = at + begin;
+      Block& block = cut[block_at(first)];
+      const std::int64_t next = begin + count < length ? static_cast<std::int64_t>(ids[first + count]) : -1;
+      block.windows.push_back({row, block.tokens.size(), static_cast<std::int64_t>(count), next});
+      block.tokens.insert(block.tokens.end(), ids.begin() + static_cast<std::ptrdiff_t>(first),
+                          ids.begin() + static_cast<std::ptrdiff_t>(first + count));
+    }
+    at += length;
+  }
+
+  SourcePosition after = position_;
+  std::uint64_t first_row = position_.tokens;
+  for (std::uint64_t i = 0; i < n_blocks; ++i) {
+    Block& block = cut[i];
+    block.ordinal = position_.block - position_.blocks_of_chunk + i;
+    block.corpus = position_.corpus;
+    block.first_row = first_row;
+    block.corpus_first_token = position_.corpus_tokens + (first_row - position_.tokens);
+    first_row += block.tokens.size();
+    after.block = block.ordinal + 1;
+    after.blocks_of_chunk = i + 1;
+    if (i + 1 == n_blocks) {
+      after.chunk = chunk->end;
+      after.blocks_of_chunk = 0;
+      after.documents += documents;
+      after.corpus_documents += documents;
+      after.tokens += total;
+      after.corpus_tokens += total;
+      block.last_of_corpus = last;
+      block.skipped = chunk->skipped;
+      block.skipped_places = std::move(chunk->skipped_places);
+      if (last) {
+        ++after.corpus;
+        after.chunk = {};
+        after.corpus_tokens = 0;
+        after.corpus_documents = 0;
+      }
+    }
+    block.after = after;
+    if (i >= position_.blocks_of_chunk) blocks_.push_back(std::move(block));
+  }
+  position_ = after;
+  if (!last) {
+    start_tokenizing();
+  } else if (position_.corpus < corpora_.size()) {
+    if (reading_.valid()) reading_.wait();  // it uses the reader that begin_corpus replaces
+    begin_corpus(position_.corpus, {}, 0);
+  } else {
+    ended_ = true;
+  }
+}
+
+}  // namespace switchyard

@@ -1,0 +1,156 @@
+#include "pipeline/kernels/gated_ffn.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+
+#include "pipeline/kernels/leaf_loops.h"
+#include "pipeline/kernels/tile_kernel.h"
+
+namespace switchyard {
+
+namespace {
+
+/// Rows [begin, end), all of one expert.
+struct Segment {
+  std::size_t expert;
+  std::int64_t begin, end;
+};
+
+/// Columns of the activation that one panel of gate_up gives.
+std::int64_t half_panel(std::int64_t d_ff, std::int64_t d, DType type) {
+  return PackedWeights::good_panel(2 * d_ff, d, type) / 2;
+}
+
+/// Gate and up, taken in turns of `half` rows.
+Tensor interleave(TensorView gate, TensorView up, std::int64_t half) {
+  Tensor both(gate.dtype(), 2 * gate.rows(), gate.cols());
+  std::byte* to = both.bytes();
+  for (std::int64_t begin = 0; begin < gate.rows(); begin += half) {
+    const std::int64_t end = std::min(gate.rows(), begin + half);
+    for (const TensorView part : {gate.rows(begin, end), up.rows(begin, end)}) {
+      const std::int64_t bytes = part.rows() * part.row_bytes();
+      std::memcpy(to, part.bytes(), static_cast<std::size_t>(bytes));
+      to += bytes;
+    }
+  }
+  return both;
+}
+
+/// Runs of segments whose activations fit together into the last-level cache. An expert is cut only when it alone is
+/// too much, because each part reads the expert's weights again.
+std::vector<std::vector<Segment>> portions(std::span<const std::int32_t> rows_per_expert, std::int64_t d_ff,
+                                           DType type) {
+  constexpr std::int64_t kActivationBytes = 8 << 20;
+  const std::int64_t fitting = kActivationBytes / (d_ff * size_of(type)) / kTileRows * kTileRows;
+  const std::int64_t most = std::max<std::int64_t>(fitting, 8 * kTileRows);
+  std::vector<std::vector<Segment>> runs;
+  std::int64_t in_run = most;
+  std::int64_t row = 0;
+  for (std::size_t e = 0; e < rows_per_expert.size(); ++e) {
+    const std::int64_t expert_end = row + rows_per_expert[e];
+    while (row < expert_end) {
+      const std::int64_t end = std::min(expert_end, row + most);
+      if (in_run + (end - row) > most) {
+        runs.emplace_back();
+        in_run = 0;
+      }
+      runs.back().push_back({e, row, end});
+      in_run += end - row;
+      row = end;
+    }
+  }
+  return runs;
+}
+
+/// Segments cut into pieces small enough that every thread gets several of (piece, panel).
+std::vector<Segment> cut(std::span<const Segment> segments, int n_panels) {
+  std::int64_t rows = 0;
+  for (const Segment& s : segments) rows += s.end - s.begin;
+  const std::int64_t tiles = rows / kTileRows * n_panels / (4 * omp_get_max_threads());
+  const std::int64_t piece = std::clamp<std::int64_t>(tiles, 1, 8) * kTileRows;
+  std::vector<Segment> pieces;
+  for (const Segment& s : segments) {
+    for (std::int64_t begin = s.begin; begin < s.end; begin += piece) {
+      pieces.push_back({s.expert, begin, std::min(s.end, begin + piece)});
+    }
+  }
+  return pieces;
+}
+
+/// activation[r, panel's columns] = silu(gate) * up, for a piece's rows; activation's row 0 is rows' row `first`.
+void activate(const PanelProduct& product, const GatedFfn& expert, int panel, TensorView rows, const Segment& piece,
+              Tensor& activation, std::int64_t first) {
+  const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
+  const std::int64_t column = expert.gate_up.panel() / 2 * panel;
+  std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * 2 * half) * sizeof(float));
+  const auto* both = reinterpret_cast<const float*>(tile);
+  for (std::int64_t begin = piece.begin; begin < piece.end; begin += kTileRows) {
+    const std::int64_t end = std::min(piece.end, begin + kTileRows);
+    product.run_tile(expert.gate_up, panel, rows, begin, end, tile);
+    for (std::int64_t r = 0; r < end - begin; ++r) {
+      const float* gate = both + r * 2 * half;
+      if (activation.dtype() == DType::bf16) {
+        leaf().bf16.gate(gate, gate + half, activation.row<Bf16>(begin - first + r).data() + column, half);
+      } else {
+        leaf().f32.gate(gate, gate + half, activation.row<float>(begin - first + r).data() + column, half);
+      }
+    }
+  }
+}
+
+/// out (+)= the experts' results.
+void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts, Tensor& out,
+         bool add) {
+  if (rows.rows() == 0) return;
+  const GatedFfn& shape = experts.front();
+  const DType type = shape.down.dtype();
+  const PanelProduct gate_up(shape.gate_up, DType::f32);
+  const PanelProduct down(shape.down, out.dtype(), add);
+  for (const std::vector<Segment>& portion : portions(rows_per_expert, shape.d_ff(), type)) {
+    const std::int64_t first = portion.front().begin;
+    Tensor activation(type, portion.back().end - first, shape.d_ff());
+    const std::vector<Segment> wide = cut(portion, shape.gate_up.n_panels());
+    const std::vector<Segment> narrow = cut(portion, shape.down.n_panels());
+    const auto n_wide = static_cast<std::int64_t>(wide.size());
+    const auto n_narrow = static_cast<std::int64_t>(narrow.size());
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic)
+      for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
+        const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
+        activate(gate_up, experts[piece.expert], static_cast<int>(task / n_wide), rows, piece, activation, first);
+      }
+#pragma omp for schedule(dynamic)
+      for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task) {
+        const Segment& piece = narrow[static_cast<std::size_t>(task % n_narrow)];
+        const auto panel = static_cast<int>(task / n_narrow);
+        std::byte* to = out.bytes() + piece.begin * out.row_bytes() + panel * shape.down.panel() * size_of(out.dtype());
+        down.run(experts[piece.expert].down, panel, activation, piece.begin - first, piece.end - first, to, out.cols());
+      }
+    }
+  }
+}
+
+}  // namespace
+
+GatedFfn::GatedFfn(TensorView gate, TensorView up, TensorView down_weights)
+    : gate_up(interleave(gate, up, half_panel(gate.rows(), gate.cols(), gate.dtype())),
+              2 * half_panel(gate.rows(), gate.cols(), gate.dtype())),
+      down(down_weights) {}
+
+Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts) {
+  assert(rows_per_expert.size() == experts.size());
+  Tensor out(rows.dtype(), rows.rows(), rows.cols());
+  run(rows, rows_per_expert, experts, out, false);
+  return out;
+}
+
+void add_gated_ffn(Tensor& x, TensorView h, const GatedFfn& ffn) {
+  const auto n = static_cast<std::int32_t>(h.rows());
+  run(h, std::span(&n, 1), std::span(&ffn, 1), x, true);
+}
+
+}  // namespace switchyard

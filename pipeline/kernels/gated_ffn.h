@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "parallel/tensor.h"
+#include "pipeline/kernels/matmul.h"
+
+namespace switchyard {
+
+/// down * (silu(gate * x) . (up * x)): one expert, or a dense layer's only one.
+class GatedFfn {
+ public:
+  /// gate, up: [d_ff, d]; down: [d, d_ff]; one type.
+  GatedFfn(TensorView gate, TensorView up, TensorView down);
+
+  std::int64_t d_ff() const { return down.n_in(); }
+
+  PackedWeights gate_up;  // [2 d_ff, d], each panel: gate's columns, then up's same columns
+  PackedWeights down;     // [d, d_ff]
+};
+
+/// rows [n, d] of the experts' type, grouped: the first rows_per_expert[0] are the first expert's, and so on -> [n, d]
+/// of the same type. Experts have equal shapes. A row's result depends on that row and its expert alone.
+Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts);
+
+/// x [n, d] f32 += ffn(h), h: [n, d] of the weights' type.
+void add_gated_ffn(Tensor& x, TensorView h, const GatedFfn& ffn);
+
+}  // namespace switchyard

@@ -1,0 +1,18 @@
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "pipeline/kernels/leaf_loops.h"
+
+// Everything below is inlined, so no vector is ever passed.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+#define SWITCHYARD_ISA baseline
+#include "pipeline/kernels/leaf_loops.inc"
+
+namespace switchyard {
+extern const LeafLoops kLeafLoops_baseline;
+const LeafLoops kLeafLoops_baseline = baseline::kTable;
+}  // namespace switchyard

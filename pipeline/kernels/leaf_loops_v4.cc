@@ -1,0 +1,30 @@
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "pipeline/kernels/leaf_loops.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// After the headers: what they define must stay callable everywhere.
+#pragma GCC target("arch=x86-64-v4")
+#define SWITCHYARD_HAS_AVX512
+#endif
+// g++ 12 takes its own intrinsics' undefined operands for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+// Everything below is inlined, so no vector is ever passed.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+#define SWITCHYARD_ISA v4
+#include "pipeline/kernels/leaf_loops.inc"
+
+namespace switchyard {
+extern const LeafLoops kLeafLoops_v4;
+const LeafLoops kLeafLoops_v4 = v4::kTable;
+}  // namespace switchyard

@@ -1,0 +1,135 @@
+#include "pipeline/kernels/matmul.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <vector>
+
+#include "pipeline/kernels/leaf_loops.h"
+#include "pipeline/kernels/tile_kernel.h"
+
+namespace switchyard {
+
+struct PackedWeights::Panels {
+  std::vector<dnnl::memory> memories;  // [n_panels]
+};
+
+namespace {
+
+TileShape tile_shape(const PackedWeights& weights, std::int64_t columns, DType out) {
+  return {.m = kTileRows,
+          .n = columns,
+          .k = weights.n_in(),
+          .in = weights.dtype(),
+          .out = out,
+          .right = RightLayout::packed};
+}
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// kTileRows readable rows from `begin` on: the rows behind `end` do not matter, as long as they exist.
+const std::byte* full_tile(TensorView rows, std::int64_t begin, std::int64_t end) {
+  if (begin + kTileRows <= rows.rows()) return rows.rows(begin, end).bytes();
+  const auto row_bytes = static_cast<std::size_t>(rows.row_bytes());
+  std::byte* copy = thread_scratch(Scratch::left, kTileRows * row_bytes);
+  const std::size_t used = static_cast<std::size_t>(end - begin) * row_bytes;
+  std::memcpy(copy, rows.rows(begin, end).bytes(), used);
+  std::memset(copy + used, 0, kTileRows * row_bytes - used);
+  return copy;
+}
+
+void multiply(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
+  assert(in.cols() == weights.n_in() && in.dtype() == weights.dtype() && out.rows() == in.rows());
+  const PanelProduct product(weights, out.dtype(), add);
+  const std::int64_t tiles = ceil_div(in.rows(), kTileRows);
+  // A task takes one panel past several tiles of rows; there are a few tasks for each thread.
+  const std::int64_t per_task =
+      std::clamp<std::int64_t>(tiles * weights.n_panels() / (4 * omp_get_max_threads()), 1, 8);
+  const std::int64_t chunks = ceil_div(tiles, per_task);
+  const std::int64_t element = size_of(out.dtype());
+#pragma omp parallel for schedule(dynamic) if (chunks * weights.n_panels() > 1)
+  for (std::int64_t task = 0; task < chunks * weights.n_panels(); ++task) {
+    const auto panel = static_cast<int>(task / chunks);
+    const std::int64_t begin = (task % chunks) * per_task * kTileRows;
+    const std::int64_t end = std::min(in.rows(), begin + per_task * kTileRows);
+    product.run(weights, panel, in, begin, end,
+                out.bytes() + begin * out.row_bytes() + panel * weights.panel() * element, out.cols());
+  }
+}
+
+}  // namespace
+
+std::int64_t PackedWeights::good_panel(std::int64_t n_out, std::int64_t n_in, DType type) {
+  constexpr std::int64_t kPanelBytes = 512 << 10;
+  const std::int64_t most = std::clamp<std::int64_t>(kPanelBytes / (n_in * size_of(type)) / 64 * 64, 128, 512);
+  const std::int64_t even = ceil_div(n_out, ceil_div(n_out, most));
+  return std::min(n_out, ceil_div(even, 64) * 64);
+}
+
+PackedWeights::PackedWeights(TensorView weights, std::int64_t panel)
+    : n_in_(weights.cols()),
+      n_out_(weights.rows()),
+      panel_(panel > 0 ? std::min(panel, weights.rows()) : good_panel(weights.rows(), weights.cols(), weights.dtype())),
+      type_(weights.dtype()),
+      panels_(std::make_unique<Panels>()) {
+  for (int p = 0; p < n_panels(); ++p) {
+    const std::int64_t begin = p * panel_;
+    const std::int64_t columns = panel_columns(p);
+    const TileKernel& kernel = TileKernel::get(tile_shape(*this, columns, DType::f32));
+    panels_->memories.push_back(pack_right(kernel, weights.rows(begin, begin + columns)));
+  }
+}
+
+PackedWeights::~PackedWeights() = default;
+PackedWeights::PackedWeights(PackedWeights&&) noexcept = default;
+PackedWeights& PackedWeights::operator=(PackedWeights&&) noexcept = default;
+
+PanelProduct::PanelProduct(const PackedWeights& weights, DType out, bool add)
+    : out_(out),
+      add_(add),
+      full_(&TileKernel::get(tile_shape(weights, weights.panel(), out))),
+      last_(&TileKernel::get(tile_shape(weights, weights.panel_columns(weights.n_panels() - 1), out))) {
+  assert(!add || out == DType::f32);
+}
+
+void PanelProduct::run_tile(const PackedWeights& weights, int panel, TensorView rows, std::int64_t begin,
+                            std::int64_t end, void* tile) const {
+  const TileKernel& kernel = panel + 1 < weights.n_panels() ? *full_ : *last_;
+  kernel.run(full_tile(rows, begin, end), weights.panels_->memories[static_cast<std::size_t>(panel)], tile);
+}
+
+void PanelProduct::run(const PackedWeights& weights, int panel, TensorView rows, std::int64_t begin, std::int64_t end,
+                       std::byte* out, std::int64_t stride) const {
+  const std::int64_t columns = weights.panel_columns(panel);
+  const std::int64_t element = size_of(out_);
+  for (std::int64_t r = begin; r < end; r += kTileRows, out += kTileRows * stride * element) {
+    const std::int64_t n_rows = std::min(end - r, kTileRows);
+    if (n_rows == kTileRows && stride == columns && !add_) {
+      run_tile(weights, panel, rows, r, r + n_rows, out);
+      continue;
+    }
+    std::byte* tile = thread_scratch(Scratch::out, static_cast<std::size_t>(kTileRows * columns * element));
+    run_tile(weights, panel, rows, r, r + n_rows, tile);
+    for (std::int64_t i = 0; i < n_rows; ++i) {
+      std::byte* to = out + i * stride * element;
+      const std::byte* from = tile + i * columns * element;
+      if (add_) {
+        leaf().f32.accumulate(reinterpret_cast<float*>(to), reinterpret_cast<const float*>(from), 1.0F, columns);
+      } else {
+        std::memcpy(to, from, static_cast<std::size_t>(columns * element));
+      }
+    }
+  }
+}
+
+Tensor matmul(TensorView in, const PackedWeights& weights) {
+  Tensor out(DType::f32, in.rows(), weights.n_out());
+  multiply(in, weights, out, false);
+  return out;
+}
+
+void add_matmul(Tensor& x, TensorView in, const PackedWeights& weights) { multiply(in, weights, x, true); }
+
+}  // namespace switchyard

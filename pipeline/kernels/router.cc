@@ -1,0 +1,115 @@
+#include "pipeline/kernels/router.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cassert>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "parallel/error.h"
+#include "pipeline/kernels/leaf_loops.h"
+
+namespace switchyard {
+
+namespace {
+
+/// What is decided for one token; pointers into Routing's columns.
+struct Decision {
+  std::span<const float> logits;
+  std::span<float> probabilities;
+  std::span<std::int32_t> ids;
+  std::span<float> weights;
+};
+
+float softmax(Decision& token) {
+  const float largest = *std::ranges::max_element(token.logits);
+  const auto n = static_cast<std::int64_t>(token.logits.size());
+  for (std::size_t e = 0; e < token.logits.size(); ++e) token.probabilities[e] = token.logits[e] - largest;
+  leaf().exp(token.probabilities.data(), token.probabilities.data(), n);
+  const float sum = std::accumulate(token.probabilities.begin(), token.probabilities.end(), 0.0F);
+  for (float& p : token.probabilities) p /= sum;
+  return largest + std::log(sum);
+}
+
+/// Fills ids by probability descending; returns the best probability that was not chosen, -1 when all were.
+float choose(Decision& token) {
+  std::ranges::fill(token.ids, -1);
+  for (std::int32_t e = 0; e < static_cast<std::int32_t>(token.probabilities.size()); ++e) {
+    // Insert behind everything at least as probable: a tie stays with the lower id.
+    std::int32_t moving = e;
+    for (std::int32_t& id : token.ids) {
+      const bool better = id < 0 || token.probabilities[static_cast<std::size_t>(moving)] >
+                                        token.probabilities[static_cast<std::size_t>(id)];
+      if (better || moving != e) std::swap(id, moving);
+      if (moving < 0) break;
+    }
+  }
+  float next = -1;
+  for (std::int32_t e = 0; e < static_cast<std::int32_t>(token.probabilities.size()); ++e) {
+    if (std::ranges::find(token.ids, e) == token.ids.end()) {
+      next = std::max(next, token.probabilities[static_cast<std::size_t>(e)]);
+    }
+  }
+  return next;
+}
+
+}  // namespace
+
+Routing choose_experts(Tensor logits, int top_k, const std::string& where) {
+  const std::int64_t n = logits.rows();
+  const auto k = static_cast<std::size_t>(top_k);
+  assert(top_k <= logits.cols());
+  Routing out;
+  out.top_k = top_k;
+  out.ids.resize(static_cast<std::size_t>(n) * k);
+  out.weights.resize(static_cast<std::size_t>(n) * k);
+  out.probabilities = Tensor(DType::f32, n, logits.cols());
+  out.logits = std::move(logits);
+  for (auto* column : {&out.entropy, &out.margin, &out.top_probability, &out.log_sum_exp}) {
+    column->resize(static_cast<std::size_t>(n));
+  }
+  std::int64_t first_bad = n;
+#pragma omp parallel for reduction(min : first_bad)
+  for (std::int64_t t = 0; t < n; ++t) {
+    const auto i = static_cast<std::size_t>(t);
+    Decision token = {out.logits.view().row<float>(t), out.probabilities.row<float>(t),
+                      std::span(out.ids).subspan(i * k, k), std::span(out.weights).subspan(i * k, k)};
+    if (!std::ranges::all_of(token.logits, [](float x) { return std::isfinite(x); })) {
+      first_bad = std::min(first_bad, t);
+      continue;
+    }
+    out.log_sum_exp[i] = softmax(token);
+    const float next = choose(token);
+    float chosen = 0;
+    for (std::size_t j = 0; j < k; ++j) {
+      token.weights[j] = token.probabilities[static_cast<std::size_t>(token.ids[j])];
+      chosen += token.weights[j];
+    }
+    out.top_probability[i] = token.weights[0];
+    out.margin[i] = next < 0 ? 0.0F : token.weights[k - 1] - next;
+    for (float& w : token.weights) w /= chosen;
+    float mean_logit = 0;
+    for (std::size_t e = 0; e < token.logits.size(); ++e) mean_logit += token.probabilities[e] * token.logits[e];
+    out.entropy[i] = std::max(0.0F, out.log_sum_exp[i] - mean_logit);
+  }
+  if (first_bad < n) {
+    throw Error("a router logit is not a finite number",
+                where + ", token " + std::to_string(first_bad) + " of the batch",
+                "check the checkpoint's tensors for NaN, or run with --precision f32");
+  }
+  return out;
+}
+
+Routing route(TensorView h, TensorView weights, int top_k, const std::string& where) {
+  assert(h.cols() == weights.cols());
+  Tensor logits(DType::f32, h.rows(), weights.rows());
+#pragma omp parallel for
+  for (std::int64_t t = 0; t < h.rows(); ++t) {
+    leaf().dot_rows(h.row<float>(t).data(), weights.data<float>(), logits.row<float>(t).data(), weights.rows(),
+                    h.cols());
+  }
+  return choose_experts(std::move(logits), top_k, where);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,119 @@
+#include "pipeline/kernels/rows.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "pipeline/kernels/leaf_loops.h"
+
+namespace switchyard {
+
+namespace {
+
+bool is_identity(std::span<const std::int32_t> order) {
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (order[i] != static_cast<std::int32_t>(i)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Tensor embed(TensorView table, std::span<const std::uint32_t> tokens) {
+  Tensor x(DType::f32, static_cast<std::int64_t>(tokens.size()), table.cols());
+#pragma omp parallel for
+  for (std::int64_t t = 0; t < x.rows(); ++t) {
+    const std::int64_t token = tokens[static_cast<std::size_t>(t)];
+    if (table.dtype() == DType::bf16) {
+      leaf().bf16.widen(table.row<Bf16>(token).data(), x.row<float>(t).data(), x.cols());
+    } else {
+      std::ranges::copy(table.row<float>(token), x.row<float>(t).begin());
+    }
+  }
+  return x;
+}
+
+Tensor rms_norm(TensorView x, std::span<const float> weight, float epsilon, DType out) {
+  Tensor y(out, x.rows(), x.cols());
+#pragma omp parallel for
+  for (std::int64_t t = 0; t < x.rows(); ++t) {
+    const float* row = x.row<float>(t).data();
+    const float mean = leaf().sum_of_squares(row, x.cols()) / static_cast<float>(x.cols());
+    const float scale = 1.0F / std::sqrt(mean + epsilon);
+    if (out == DType::bf16) {
+      leaf().bf16.scale(row, weight.data(), scale, y.row<Bf16>(t).data(), x.cols());
+    } else {
+      leaf().f32.scale(row, weight.data(), scale, y.row<float>(t).data(), x.cols());
+    }
+  }
+  return y;
+}
+
+Tensor gather_slots(TensorView h, std::span<const std::int32_t> slots, int top_k, DType out) {
+  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols());
+#pragma omp parallel for
+  for (std::int64_t i = 0; i < rows.rows(); ++i) {
+    const std::span<const float> row = h.row<float>(slots[static_cast<std::size_t>(i)] / top_k);
+    if (out == DType::bf16) {
+      leaf().bf16.narrow(row.data(), rows.row<Bf16>(i).data(), h.cols());
+    } else {
+      std::ranges::copy(row, rows.row<float>(i).begin());
+    }
+  }
+  return rows;
+}
+
+Tensor gather(Tensor rows, std::span<const std::int32_t> order) {
+  if (is_identity(order)) return rows;
+  Tensor out(rows.dtype(), static_cast<std::int64_t>(order.size()), rows.cols());
+  const auto bytes = static_cast<std::size_t>(rows.row_bytes());
+#pragma omp parallel for
+  for (std::int64_t i = 0; i < out.rows(); ++i) {
+    const auto from = static_cast<std::size_t>(order[static_cast<std::size_t>(i)]);
+    std::memcpy(out.bytes() + static_cast<std::size_t>(i) * bytes, rows.bytes() + from * bytes, bytes);
+  }
+  return out;
+}
+
+Tensor scatter(Tensor rows, std::span<const std::int32_t> order) {
+  if (is_identity(order)) return rows;
+  Tensor out(rows.dtype(), rows.rows(), rows.cols());
+  const auto bytes = static_cast<std::size_t>(rows.row_bytes());
+#pragma omp parallel for
+  for (std::int64_t i = 0; i < out.rows(); ++i) {
+    const auto to = static_cast<std::size_t>(order[static_cast<std::size_t>(i)]);
+    std::memcpy(out.bytes() + to * bytes, rows.bytes() + static_cast<std::size_t>(i) * bytes, bytes);
+  }
+  return out;
+}
+
+void add_weighted(Tensor& x, TensorView rows, std::span<const float> weights, std::span<const std::int32_t> slots) {
+  if (x.rows() == 0) return;
+  const auto top_k = static_cast<std::int64_t>(slots.size()) / x.rows();
+  std::vector<std::int32_t> row_of_slot(slots.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    row_of_slot[static_cast<std::size_t>(slots[i])] = static_cast<std::int32_t>(i);
+  }
+#pragma omp parallel
+  {
+    std::vector<float> sum(static_cast<std::size_t>(x.cols()));
+#pragma omp for
+    for (std::int64_t t = 0; t < x.rows(); ++t) {
+      std::ranges::fill(sum, 0.0F);
+      for (std::int64_t slot = t * top_k; slot < (t + 1) * top_k; ++slot) {
+        const std::int64_t row = row_of_slot[static_cast<std::size_t>(slot)];
+        const float weight = weights[static_cast<std::size_t>(slot)];
+        if (rows.dtype() == DType::bf16) {
+          leaf().bf16.accumulate(sum.data(), rows.row<Bf16>(row).data(), weight, x.cols());
+        } else {
+          leaf().f32.accumulate(sum.data(), rows.row<float>(row).data(), weight, x.cols());
+        }
+      }
+      leaf().f32.accumulate(x.row<float>(t).data(), sum.data(), 1.0F, x.cols());
+    }
+  }
+}
+
+}  // namespace switchyard

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "parallel/tensor.h"
+
+/// Operations on rows: each row of a result depends on its own inputs alone. All are parallel over rows.
+namespace switchyard {
+
+/// table [vocabulary, d] f32 or bf16, tokens [n] -> [n, d] f32. Every token is below the vocabulary's size.
+Tensor embed(TensorView table, std::span<const std::uint32_t> tokens);
+
+/// x [n, d] f32 / sqrt(mean(x^2) + epsilon) * weight [d] -> [n, d] of type `out`.
+Tensor rms_norm(TensorView x, std::span<const float> weight, float epsilon, DType out);
+
+/// Row i is h[slots[i] / top_k], converted to `out`: h [n, d] f32, slots [m] -> [m, d].
+Tensor gather_slots(TensorView h, std::span<const std::int32_t> slots, int top_k, DType out);
+
+/// Row i is rows[order[i]]. Hands `rows` back when the order changes nothing.
+Tensor gather(Tensor rows, std::span<const std::int32_t> order);
+
+/// Row order[i] is rows[i]: undoes gather. order is a permutation.
+Tensor scatter(Tensor rows, std::span<const std::int32_t> order);
+
+/// x [n, d] f32 += sum over j of weights[t, j] * the row of slot t * k + j, summed in slot order. rows: [n * k, d] f32
+/// or bf16, row i belonging to slots[i]; weights: [n, k].
+void add_weighted(Tensor& x, TensorView rows, std::span<const float> weights, std::span<const std::int32_t> slots);
+
+}  // namespace switchyard

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace switchyard {
+
+/// Windows packed back to back, no padding. Attention never crosses a window. May be empty.
+struct Batch {
+  std::vector<std::uint32_t> tokens;         // [n]
+  std::vector<std::int32_t> window_offsets;  // [w + 1], 0 ... n; {0} when empty
+  std::vector<std::int64_t> targets;         // [n] the next token, -1 where there is none
+
+  std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
+};
+
+/// What the head says of each token.
+struct TokenLosses {
+  std::vector<float> loss;               // [n] nats, NaN where there is no target
+  std::vector<std::uint32_t> predicted;  // [n] arg-max over the vocabulary; a tie goes to the lower id
+};
+
+/// Where a step's time goes. `wait` is time inside Exchange::finish().
+enum class Phase : std::uint8_t { attention, router, dispatch, experts, combine, head, record, wait };
+inline constexpr std::size_t kPhases = 8;
+inline constexpr std::array<std::string_view, kPhases> kPhaseNames = {"attention", "router", "dispatch", "experts",
+                                                                      "combine",   "head",   "record",   "wait"};
+using PhaseSeconds = std::array<double, kPhases>;
+
+}  // namespace switchyard

@@ -1,0 +1,228 @@
+#include "pipeline/model/model.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "parallel/error.h"
+#include "pipeline/kernels/attention.h"
+#include "pipeline/kernels/cpu.h"
+#include "pipeline/kernels/matmul.h"
+#include "pipeline/kernels/router.h"
+#include "pipeline/kernels/rows.h"
+#include "pipeline/kernels/token_loss.h"
+#include "pipeline/model/weights.h"
+
+namespace switchyard {
+
+namespace {
+
+DType matmul_type(Precision precision) { return precision == Precision::bf16 ? DType::bf16 : DType::f32; }
+
+/// Charges the time since the last lap to a phase.
+class Stopwatch {
+ public:
+  void start() { last_ = Clock::now(); }
+  void lap(Phase phase) {
+    const Clock::time_point now = Clock::now();
+    seconds_[static_cast<std::size_t>(phase)] += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+  PhaseSeconds take() { return std::exchange(seconds_, {}); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point last_;
+  PhaseSeconds seconds_ = {};
+};
+
+void check_placement(const ModelConfig& config, const ExpertPlacement& placement, int n_ranks) {
+  if (config.n_experts == 0) return;
+  if (placement.n_layers() != config.n_layers) {
+    throw Error("the placement has " + std::to_string(placement.n_layers()) + " layers, the model " +
+                std::to_string(config.n_layers));
+  }
+  for (int layer = 0; layer < placement.n_layers(); ++layer) {
+    const LayerPlacement& experts = placement.layer(layer);
+    if (experts.n_experts() != config.n_experts || experts.n_ranks() != n_ranks) {
+      throw Error("the placement spreads " + std::to_string(experts.n_experts()) + " experts over " +
+                      std::to_string(experts.n_ranks()) + " ranks, but there are " + std::to_string(config.n_experts) +
+                      " experts and " + std::to_string(n_ranks) + " ranks",
+                  "layer " + std::to_string(layer));
+    }
+  }
+}
+
+void check_batch(const Batch& batch, const ModelConfig& config) {
+  const auto n = static_cast<std::int32_t>(batch.tokens.size());
+  const auto& offsets = batch.window_offsets;
+  const bool ascending = std::ranges::adjacent_find(offsets, std::greater_equal<>()) == offsets.end();
+  if (offsets.empty() || offsets.front() != 0 || offsets.back() != n || !ascending) {
+    throw Error("a batch's window offsets do not ascend from 0 to its " + std::to_string(n) + " tokens");
+  }
+  if (batch.targets.size() != batch.tokens.size()) {
+    throw Error("a batch has " + std::to_string(n) + " tokens but " + std::to_string(batch.targets.size()) +
+                " targets");
+  }
+  for (std::size_t t = 0; t < batch.tokens.size(); ++t) {
+    if (batch.tokens[t] >= static_cast<std::uint32_t>(config.vocabulary) || batch.targets[t] >= config.vocabulary) {
+      throw Error("token id " + std::to_string(std::max<std::int64_t>(batch.tokens[t], batch.targets[t])) +
+                      " is not in the model's vocabulary of " + std::to_string(config.vocabulary),
+                  "token " + std::to_string(t) + " of the batch", "use the tokenizer that belongs to the model");
+    }
+  }
+}
+
+}  // namespace
+
+struct Model::State {
+  ModelConfig config;
+  DType type;
+  const ExpertPlacement* placement;
+  const Communicator* comm;
+  ExpertTransport* transport;
+  Weights weights;
+  AttentionShape attention_shape;
+  RopeTable rope;
+  Stopwatch stopwatch;
+
+  void add_attention(Tensor& x, const Layer& layer, std::span<const std::int32_t> window_offsets);
+  void add_experts(Tensor& x, const Layer& layer, int moe_layer, RoutingObserver& observer);
+  void add_dense(Tensor& x, const Layer& layer);
+};
+
+Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
+             const Communicator& comm, ExpertTransport& transport, ModelOptions options) {
+  check_placement(config, placement, comm.size());
+  if (options.precision == Precision::bf16 && !cpu_has_bf16()) {
+    throw Error("this CPU does not multiply bf16 (it has neither AMX nor AVX512-BF16)", "", "use --precision f32");
+  }
+  const DType type = matmul_type(options.precision);
+  state_.reset(new State{.config = config,
+                         .type = type,
+                         .placement = &placement,
+                         .comm = &comm,
+                         .transport = &transport,
+                         .weights = load_weights(checkpoint, config, placement, comm.rank(), type),
+                         .attention_shape = {.n_heads = config.n_heads,
+                                             .n_kv_heads = config.n_kv_heads,
+                                             .head_dim = config.head_dim,
+                                             .sliding_window = config.sliding_window},
+                         .rope = RopeTable(config.rope_theta, config.head_dim),
+                         .stopwatch = {}});
+}
+
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+
+TokenLosses Model::forward(const Batch& batch, RoutingObserver& observer) {
+  State& s = *state_;
+  check_batch(batch, s.config);
+  s.stopwatch.start();
+  Tensor x = embed(s.weights.embedding, batch.tokens);  // [n, d_model] f32
+  for (int index = 0; index < s.config.n_layers; ++index) {
+    const Layer& layer = s.weights.layers[static_cast<std::size_t>(index)];
+    s.add_attention(x, layer, batch.window_offsets);
+    if (layer.router) {
+      s.add_experts(x, layer, index, observer);
+    } else {
+      s.add_dense(x, layer);
+    }
+    observer.layer_output(index, x);
+    s.stopwatch.lap(Phase::record);
+  }
+  const Tensor last = rms_norm(x, s.weights.final_norm, s.config.norm_epsilon, s.type);  // [n, d_model]
+  TokenLosses losses = token_loss(last, s.weights.head, batch.targets);
+  s.stopwatch.lap(Phase::head);
+  return losses;
+}
+
+void Model::State::add_attention(Tensor& x, const Layer& layer, std::span<const std::int32_t> window_offsets) {
+  const Tensor h = rms_norm(x, layer.attention_norm, config.norm_epsilon, type);      // [n, d_model]
+  const Tensor qkv = matmul(h, layer.qkv);                                            // [n, qkv columns] f32
+  const Heads heads = split_heads(qkv, window_offsets, attention_shape, rope, type);  // rotated
+  add_matmul(x, switchyard::attention(heads, window_offsets, attention_shape), layer.output);
+  stopwatch.lap(Phase::attention);
+}
+
+// x += sum over k of weight * expert(h), the experts spread over ranks. Collective.
+void Model::State::add_experts(Tensor& x, const Layer& layer, int moe_layer, RoutingObserver& observer) {
+  const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, DType::f32);  // [n, d_model]
+  Routing routing = route(h, *layer.router, config.top_k, "layer " + std::to_string(moe_layer));
+  const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
+  stopwatch.lap(Phase::router);
+
+  const auto plan = ExchangePlan::make(routing.expert_ids(), placement->layer(moe_layer), *comm);
+  Exchange out = transport->start_dispatch(plan, gather_slots(h, plan.pack_order(), config.top_k, type));  // in flight
+  stopwatch.lap(Phase::dispatch);
+  observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded
+  stopwatch.lap(Phase::record);
+  Tensor arrived = std::move(out).finish();
+  stopwatch.lap(Phase::wait);
+  const Tensor rows = gather(std::move(arrived), plan.group_order());  // [n_receive, d_model]
+  stopwatch.lap(Phase::dispatch);
+
+  Tensor done = run_experts(rows, plan.rows_per_expert(), layer.ffns);
+  stopwatch.lap(Phase::experts);
+
+  Exchange back = transport->start_combine(plan, scatter(std::move(done), plan.group_order()));
+  stopwatch.lap(Phase::combine);
+  const Tensor returned = std::move(back).finish();  // [n * k, d_model], packed order
+  stopwatch.lap(Phase::wait);
+  add_weighted(x, returned, combine_weights, plan.pack_order());
+  stopwatch.lap(Phase::combine);
+}
+
+void Model::State::add_dense(Tensor& x, const Layer& layer) {
+  const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, type);
+  add_gated_ffn(x, h, layer.ffns.front());
+  stopwatch.lap(Phase::experts);
+}
+
+Tensor Model::logits(TensorView hidden) const {
+  return matmul(rms_norm(hidden, state_->weights.final_norm, state_->config.norm_epsilon, state_->type),
+                state_->weights.head);
+}
+
+const ModelConfig& Model::config() const { return state_->config; }
+
+PhaseSeconds Model::take_seconds() { return state_->stopwatch.take(); }
+
+std::uint64_t Model::row_bytes() const {
+  return static_cast<std::uint64_t>(state_->config.d_model * size_of(state_->type));
+}
+
+ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& placement, int rank, Precision precision,
+                          std::int64_t batch_tokens) {
+  const auto element = static_cast<std::uint64_t>(size_of(matmul_type(precision)));
+  const auto n = static_cast<std::uint64_t>(batch_tokens);
+  const auto d = static_cast<std::uint64_t>(config.d_model);
+  const auto layers = static_cast<std::uint64_t>(config.n_layers);
+  const auto vocabulary = static_cast<std::uint64_t>(config.vocabulary);
+  const auto head_dim = static_cast<std::uint64_t>(config.head_dim);
+  const std::uint64_t width = static_cast<std::uint64_t>(config.n_heads) * head_dim;
+  const std::uint64_t qkv = width + 2 * static_cast<std::uint64_t>(config.n_kv_heads) * head_dim;
+  const std::uint64_t ffn = 3 * d * static_cast<std::uint64_t>(config.d_ff) * element;
+
+  ModelMemory memory;
+  memory.replicated_bytes =
+      2 * vocabulary * d * element + layers * (qkv + width) * d * element + (2 * layers + 1) * d * 4;
+  if (config.n_experts == 0) {
+    memory.replicated_bytes += layers * ffn;
+  } else {
+    memory.replicated_bytes += layers * static_cast<std::uint64_t>(config.n_experts) * d * 4;
+    for (int layer = 0; layer < placement.n_layers(); ++layer) {
+      memory.expert_bytes += placement.layer(layer).experts_of(rank).size() * ffn;
+    }
+  }
+  const std::uint64_t attention = n * (qkv * 4 + qkv * element + 2 * width * element);
+  // Rows sent, arrived, grouped and returned: as many of each when experts are evenly used.
+  const std::uint64_t experts = n * d * 4 + 4 * n * static_cast<std::uint64_t>(config.top_k) * d * element +
+                                n * static_cast<std::uint64_t>(config.n_experts) * 8;
+  memory.activation_bytes = n * d * 4 + std::max(attention, experts);
+  return memory;
+}
+
+Precision best_precision() { return cpu_has_bf16() ? Precision::bf16 : Precision::f32; }
+
+}  // namespace switchyard

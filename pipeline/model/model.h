@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "io/checkpoint.h"
+#include "parallel/communicator.h"
+#include "parallel/expert_placement.h"
+#include "parallel/expert_transport.h"
+#include "pipeline/model/batch.h"
+#include "pipeline/model/model_config.h"
+#include "pipeline/model/routing.h"
+
+namespace switchyard {
+
+/// What matmuls compute in. bf16: bf16 operands, f32 accumulation.
+enum class Precision : std::uint8_t { bf16, f32 };
+
+struct ModelOptions {
+  Precision precision = Precision::bf16;
+};
+
+/// Memory a rank needs, from the checkpoint's shapes alone (for --dry-run and the start-up line).
+struct ModelMemory {
+  std::uint64_t replicated_bytes = 0;  // embeddings, attention, routers, norms, head
+  std::uint64_t expert_bytes = 0;      // this rank's experts
+  std::uint64_t activation_bytes = 0;  // peak, for a batch of the given size
+};
+
+/// A decoder-only transformer whose routed experts are spread over ranks; everything else is replicated.
+class Model {
+ public:
+  /// Reads the replicated part and this rank's experts. `comm`, `transport` and `placement` outlive the model.
+  /// Throws Error: a tensor that is missing or of another shape than the configuration says, a placement for another
+  /// model or number of ranks, bf16 on a CPU without it.
+  Model(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
+        const Communicator& comm, ExpertTransport& transport, ModelOptions options);
+  ~Model();
+  Model(Model&&) noexcept;
+
+  /// Collective: each rank brings its own batch, which may be empty. `observer` sees every MoE layer's routing.
+  /// Throws Error when a router gives NaN or infinity, naming layer and token, and when the batch is malformed.
+  TokenLosses forward(const Batch& batch, RoutingObserver& observer);
+
+  /// Output logits [n, vocabulary] f32 of the last layer's hidden state [n, d_model] f32. Not collective. For a few
+  /// rows: forward never holds a batch's logits.
+  Tensor logits(TensorView hidden) const;
+
+  const ModelConfig& config() const;
+  /// Seconds by phase since the last call of take_seconds.
+  PhaseSeconds take_seconds();
+  /// Bytes of one dispatched row.
+  std::uint64_t row_bytes() const;
+
+  static ModelMemory memory(const ModelConfig& config, const ExpertPlacement& placement, int rank, Precision precision,
+                            std::int64_t batch_tokens);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// bf16 where this CPU has AMX or AVX512-BF16, else f32.
+Precision best_precision();
+
+}  // namespace switchyard

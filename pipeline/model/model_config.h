@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/routing_schema.h"
+
+namespace switchyard {
+
+/// Sizes and constants of a model, from its config.json.
+struct ModelConfig {
+  std::string family;  // "mixtral", "mistral"
+  int n_layers = 0;
+  int d_model = 0;
+  int d_ff = 0;  // intermediate size of one expert, or of the dense FFN
+  int n_heads = 0;
+  int n_kv_heads = 0;
+  int head_dim = 0;
+  int vocabulary = 0;
+  int n_experts = 0;  // 0: dense
+  int top_k = 0;
+  float norm_epsilon = 1e-5F;
+  float rope_theta = 10000.0F;
+  int max_positions = 0;
+  int sliding_window = 0;  // 0: none; else keys a query sees, its own included
+  bool tied_embeddings = false;
+
+  /// From the text of config.json. Throws Error naming the key that is missing or out of range, or the unknown family
+  /// with the known ones.
+  static ModelConfig parse(std::string_view config_text, const std::string& where);
+
+  ModelFacts facts(const std::string& name) const;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "parallel/expert_placement.h"
+#include "parallel/tensor.h"
+#include "pipeline/kernels/gated_ffn.h"
+#include "pipeline/kernels/matmul.h"
+#include "pipeline/model/model_config.h"
+
+namespace switchyard {
+
+/// One decoder layer as a rank holds it. `type` below is what matmuls compute in.
+struct Layer {
+  std::vector<float> attention_norm;  // [d]
+  PackedWeights qkv;                  // [(heads + 2 kv heads) * head_dim, d] type: queries, keys, values
+  PackedWeights output;               // [d, heads * head_dim] type
+  std::vector<float> ffn_norm;        // [d]
+  std::optional<Tensor> router;       // [E, d] f32; none: a dense layer
+  std::vector<GatedFfn> ffns;         // this rank's experts, ascending; the only one of a dense layer
+};
+
+struct Weights {
+  Tensor embedding;  // [vocabulary, d] type
+  std::vector<Layer> layers;
+  std::vector<float> final_norm;  // [d]
+  PackedWeights head;             // [vocabulary, d] type
+};
+
+/// Reads the replicated part and the rank's experts. Throws Error naming the tensor that is missing, of another shape
+/// than config.json says, or of an unreadable type.
+Weights load_weights(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
+                     int rank, DType type);
+
+}  // namespace switchyard

@@ -1,0 +1,311 @@
+#include "pipeline/recorder.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <utility>
+
+#include "parallel/bf16.h"
+
+namespace switchyard {
+namespace {
+
+void append_half(std::vector<std::uint16_t>& to, const std::vector<float>& values) {
+  const std::size_t first = to.size();
+  to.resize(first + values.size());
+  std::transform(values.begin(), values.end(), to.begin() + static_cast<std::ptrdiff_t>(first), to_half_bits);
+}
+
+template <typename T>
+void append(std::vector<T>& to, const std::vector<T>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+std::uint64_t bytes_of(const TokenRows& rows) {
+  std::uint64_t bytes = rows.size() * (4 * sizeof(std::uint32_t) + sizeof(std::uint8_t) + sizeof(float));
+  for (const TokenRows::Layer& layer : rows.layers)
+    bytes += (layer.expert.size() + layer.weight.size() + layer.entropy.size()) * sizeof(std::uint16_t) +
+             layer.logits.size() * sizeof(float);
+  return bytes;
+}
+
+/// No rows, but room for as many as `rows` has: the next block will bring about as many, and growing would copy them.
+TokenRows empty_rows_like(const TokenRows& rows) {
+  TokenRows empty;
+  empty.layers.resize(rows.layers.size());
+  for (auto column : {&TokenRows::id, &TokenRows::document, &TokenRows::position, &TokenRows::predicted})
+    (empty.*column).reserve((rows.*column).size());
+  empty.phase.reserve(rows.phase.size());
+  empty.loss.reserve(rows.loss.size());
+  for (std::size_t l = 0; l < rows.layers.size(); ++l) {
+    for (auto column : {&TokenRows::Layer::expert, &TokenRows::Layer::weight, &TokenRows::Layer::entropy})
+      (empty.layers[l].*column).reserve((rows.layers[l].*column).size());
+    empty.layers[l].logits.reserve(rows.layers[l].logits.size());
+  }
+  return empty;
+}
+
+}  // namespace
+
+Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
+                   std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
+                   std::uint64_t dispatched_row_bytes, const Communicator& comm)
+    : model_(model),
+      level_(level),
+      excluded_(std::move(excluded_tokens)),
+      placement_(placement),
+      dispatched_row_bytes_(dispatched_row_bytes),
+      comm_(comm),
+      routing_(layers()),
+      experts_(layers()),
+      block_live_(shape_of(model), tables),
+      segment_live_(shape_of(model), tables),
+      block_figures_(empty_figures()) {
+  block_rows_.layers.resize(layers());
+}
+
+void Recorder::observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) {
+  const auto l = static_cast<std::size_t>(moe_layer);
+  for (std::size_t r = 0; r < plan.send_rows().size(); ++r)
+    block_figures_.traffic[l * plan.send_rows().size() + r] += static_cast<std::uint64_t>(plan.send_rows()[r]);
+  experts_[l].resize(routing.ids.size());
+  std::transform(routing.ids.begin(), routing.ids.end(), experts_[l].begin(),
+                 [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+  routing_[l] = std::move(routing);
+  count_send_ranks(l, placement_->layer(moe_layer));
+}
+
+Recorder::BlockFigures Recorder::empty_figures() const {
+  return {0, std::vector<std::uint64_t>(layers() * static_cast<std::size_t>(comm_.size()), 0),
+          std::vector<std::uint64_t>(layers() * (static_cast<std::size_t>(model_.top_k) + 1), 0)};
+}
+
+void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placement) {
+  const auto k = static_cast<std::size_t>(model_.top_k);
+  std::uint64_t* histogram = block_figures_.send_ranks.data() + layer * (k + 1);
+  const std::vector<std::uint16_t>& experts = experts_[layer];
+  if (comm_.size() == 1) {
+    histogram[1] += experts.size() / k;
+    return;
+  }
+  for (std::size_t slot = 0; slot < experts.size(); slot += k) {
+    std::size_t distinct = 0;
+    for (std::size_t j = 0; j < k; ++j) {
+      const int rank = placement.rank_of(experts[slot + j]);
+      bool seen = false;
+      for (std::size_t i = 0; i < j && !seen; ++i) seen = placement.rank_of(experts[slot + i]) == rank;
+      distinct += seen ? 0 : 1;
+    }
+    ++histogram[distinct];
+  }
+}
+
+PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
+                                   PhaseSeconds seconds) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<std::uint8_t> included = included_tokens(batch.tokens, excluded_);
+  std::vector<std::vector<double>> probability_sum(layers());
+  std::vector<LayerView> views(layers());
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t l = 0; l < layers(); ++l) {
+    const Routing& routing = routing_[l];
+    probability_sum[l] = probability_sums(routing.probabilities, included);
+    views[l] = {experts_[l],         routing.weights,   routing.entropy, routing.margin, routing.top_probability,
+                routing.log_sum_exp, probability_sum[l]};
+  }
+  block_live_.observe({batch.tokens, step.position, batch.targets, losses.predicted, losses.loss, included, views});
+
+  StepFigures figures;
+  figures.tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  count_experts(figures);
+  if (level_ != RecordLevel::counts) append_rows(batch, step, losses);
+  seconds[static_cast<std::size_t>(Phase::record)] +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::transform(seconds.begin(), seconds.end(), figures.seconds.begin(),
+                 [](double s) { return static_cast<float>(s); });
+  block_steps_.push_back(std::move(figures));
+  return seconds;
+}
+
+void Recorder::count_experts(StepFigures& figures) {
+  const auto n_experts = static_cast<std::size_t>(model_.n_experts);
+  figures.expert_slots.assign(layers() * n_experts, 0);
+  double imbalance = 0;
+  for (std::size_t l = 0; l < layers(); ++l) {
+    std::uint64_t* counts = figures.expert_slots.data() + l * n_experts;
+    for (const std::uint16_t e : experts_[l]) ++counts[e];
+    const double mean = static_cast<double>(experts_[l].size()) / static_cast<double>(n_experts);
+    if (mean > 0) imbalance += static_cast<double>(*std::max_element(counts, counts + n_experts)) / mean;
+  }
+  if (layers() > 0 && figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
+}
+
+void Recorder::append_rows(const Batch& batch, const StepTokens& step, const TokenLosses& losses) {
+  TokenRows& rows = block_rows_;
+  append(rows.id, batch.tokens);
+  append(rows.document, step.document);
+  append(rows.position, step.position);
+  append(rows.predicted, losses.predicted);
+  append(rows.loss, losses.loss);
+  rows.phase.resize(rows.id.size(), 0);
+  // One layer a thread: every column of a layer is its own vector.
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t l = 0; l < layers(); ++l) {
+    append(rows.layers[l].expert, experts_[l]);
+    append_half(rows.layers[l].weight, routing_[l].weights);
+    append_half(rows.layers[l].entropy, routing_[l].entropy);
+    if (level_ == RecordLevel::logits) {
+      const float* logits = routing_[l].logits.data<float>();
+      rows.layers[l].logits.insert(rows.layers[l].logits.end(), logits,
+                                   logits + routing_[l].logits.rows() * routing_[l].logits.cols());
+    }
+  }
+}
+
+void Recorder::finish_block(std::uint64_t block, std::uint64_t n_documents) {
+  block_live_.add_documents(n_documents);
+  segment_live_.absorb(block_live_);
+  for (StepFigures& step : block_steps_) {
+    step.block = block;
+    finished_steps_.push_back(std::move(step));
+  }
+  block_steps_.clear();
+  block_figures_.block = block;
+  finished_blocks_.push_back(std::exchange(block_figures_, empty_figures()));
+  row_bytes_ += bytes_of(block_rows_);
+  TokenRows next = empty_rows_like(block_rows_);
+  finished_rows_.push_back(std::exchange(block_rows_, std::move(next)));
+}
+
+std::vector<Table> Recorder::dispatch_tables() const {
+  const std::uint64_t n_steps = finished_steps_.size();
+  const std::uint64_t n_blocks = finished_blocks_.size();
+  const auto n_ranks = static_cast<std::uint64_t>(comm_.size());
+  const auto n_experts = static_cast<std::uint64_t>(model_.n_experts);
+  const std::uint64_t n_layers = layers();
+
+  std::vector<std::uint64_t> slots;
+  std::vector<std::uint32_t> tokens;
+  std::vector<float> seconds;
+  std::vector<std::uint64_t> step_block;
+  for (const StepFigures& step : finished_steps_) {
+    slots.insert(slots.end(), step.expert_slots.begin(), step.expert_slots.end());
+    tokens.push_back(step.tokens);
+    seconds.insert(seconds.end(), step.seconds.begin(), step.seconds.end());
+    step_block.push_back(step.block);
+  }
+  std::vector<std::uint64_t> traffic;
+  std::vector<std::uint64_t> send_ranks;
+  std::vector<std::uint64_t> block;
+  for (const BlockFigures& figures : finished_blocks_) {
+    traffic.insert(traffic.end(), figures.traffic.begin(), figures.traffic.end());
+    send_ranks.insert(send_ranks.end(), figures.send_ranks.begin(), figures.send_ranks.end());
+    block.push_back(figures.block);
+  }
+  comm_.sum_to_root(slots);
+  comm_.sum_to_root(send_ranks);
+  const std::vector<std::uint32_t> all_tokens = comm_.gather_v<std::uint32_t>(tokens);
+  const std::vector<float> all_seconds = comm_.gather_v<float>(seconds);
+  const std::vector<std::uint64_t> all_traffic = comm_.gather_v<std::uint64_t>(traffic);
+  if (comm_.rank() != 0) return {};
+
+  // Gathered data runs (source rank, step or block, ...); the tables want the rank behind the step or block.
+  std::vector<std::uint32_t> step_tokens(n_steps * n_ranks);
+  std::vector<float> step_seconds(n_steps * n_ranks * kPhases);
+  std::vector<std::uint64_t> block_traffic(n_blocks * n_layers * n_ranks * n_ranks);
+  for (std::uint64_t r = 0; r < n_ranks; ++r) {
+    for (std::uint64_t s = 0; s < n_steps; ++s) {
+      step_tokens[s * n_ranks + r] = all_tokens[r * n_steps + s];
+      std::copy_n(all_seconds.begin() + static_cast<std::ptrdiff_t>((r * n_steps + s) * kPhases), kPhases,
+                  step_seconds.begin() + static_cast<std::ptrdiff_t>((s * n_ranks + r) * kPhases));
+    }
+    for (std::uint64_t b = 0; b < n_blocks; ++b)
+      for (std::uint64_t l = 0; l < n_layers; ++l)
+        std::copy_n(all_traffic.begin() + static_cast<std::ptrdiff_t>(((r * n_blocks + b) * n_layers + l) * n_ranks),
+                    n_ranks,
+                    block_traffic.begin() + static_cast<std::ptrdiff_t>(((b * n_layers + l) * n_ranks + r) * n_ranks));
+  }
+  std::vector<std::int32_t> placement;
+  std::vector<std::uint16_t> logical;
+  for (std::uint64_t l = 0; l < n_layers; ++l)
+    for (std::uint64_t e = 0; e < n_experts; ++e) {
+      placement.push_back(placement_->layer(static_cast<int>(l)).rank_of(static_cast<int>(e)));
+      logical.push_back(static_cast<std::uint16_t>(e));
+    }
+  std::vector<std::uint32_t> expert_slots(slots.begin(), slots.end());
+  std::vector<std::string> phases(kPhaseNames.begin(), kPhaseNames.end());
+
+  std::vector<Table> tables;
+  if (n_layers > 0) {
+    tables.push_back({"/dispatch/expert_slots",
+                      {"step", "layer", "physical_expert"},
+                      {n_steps, n_layers, n_experts},
+                      std::move(expert_slots),
+                      "1",
+                      "slots sent to each expert in each step, all ranks together"});
+    tables.push_back({"/dispatch/placement",
+                      {"layer", "physical_expert"},
+                      {n_layers, n_experts},
+                      std::move(placement),
+                      "1",
+                      "rank that holds the expert"});
+    tables.push_back({"/dispatch/logical",
+                      {"layer", "physical_expert"},
+                      {n_layers, n_experts},
+                      std::move(logical),
+                      "1",
+                      "logical expert of each physical expert"});
+    tables.push_back({"/dispatch/traffic",
+                      {"block", "layer", "source_rank", "expert_rank"},
+                      {n_blocks, n_layers, n_ranks, n_ranks},
+                      std::move(block_traffic),
+                      "1",
+                      "slots sent from rank to rank"});
+    tables.push_back({"/dispatch/send_ranks",
+                      {"block", "layer", "ranks_reached"},
+                      {n_blocks, n_layers, static_cast<std::uint64_t>(model_.top_k) + 1},
+                      std::move(send_ranks),
+                      "1",
+                      "tokens by the number of distinct ranks that hold their experts"});
+  }
+  tables.push_back({"/dispatch/step_tokens",
+                    {"step", "rank"},
+                    {n_steps, n_ranks},
+                    std::move(step_tokens),
+                    "1",
+                    "tokens each rank brought to the step"});
+  tables.push_back({"/dispatch/seconds",
+                    {"step", "rank", "phase"},
+                    {n_steps, n_ranks, kPhases},
+                    std::move(step_seconds),
+                    "s",
+                    "time spent in each phase"});
+  tables.push_back({"/dispatch/phase_name", {"phase"}, {kPhases}, std::move(phases), "1", "names of the phases"});
+  tables.push_back(
+      {"/dispatch/block", {"step"}, {n_steps}, std::move(step_block), "1", "block that the step belongs to"});
+  tables.push_back({"/dispatch/traffic_block",
+                    {"block"},
+                    {n_blocks},
+                    std::move(block),
+                    "1",
+                    "ordinal of the block that a row of traffic is about"});
+  tables.push_back({"/dispatch/row_bytes",
+                    {"scalar"},
+                    {1},
+                    std::vector<std::uint64_t>{dispatched_row_bytes_},
+                    "byte",
+                    "size of one dispatched row"});
+  return tables;
+}
+
+RecordedBlocks Recorder::take() {
+  block_live_.clear();
+  block_steps_.clear();
+  RecordedBlocks taken{std::exchange(finished_rows_, {}), segment_live_.take(comm_), dispatch_tables()};
+  finished_steps_.clear();
+  finished_blocks_.clear();
+  row_bytes_ = 0;
+  return taken;
+}
+
+}  // namespace switchyard

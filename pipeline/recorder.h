@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "io/hdf5/table.h"
+#include "io/routing_schema.h"
+#include "parallel/communicator.h"
+#include "parallel/expert_placement.h"
+#include "pipeline/analysis/live_accumulators.h"
+#include "pipeline/model/batch.h"
+#include "pipeline/model/routing.h"
+
+namespace switchyard {
+
+/// What the rows say of each token of a step besides its routing.
+struct StepTokens {
+  std::vector<std::uint32_t> document;  // [n] row of /documents
+  std::vector<std::uint32_t> position;  // [n] in the window
+};
+
+/// What a rank remembers of finished blocks until their segment is committed.
+struct RecordedBlocks {
+  std::vector<TokenRows> rows;  // a block each; empty at level counts
+  Accumulators accumulators;    // rank 0: of all ranks
+  std::vector<Table> dispatch;  // rank 0: /dispatch/*
+};
+
+/// Watches the forward pass and keeps what the record will hold: accumulators always, token rows at levels tokens and
+/// logits, and the dispatch tables. Blocks are recorded one after another; an abandoned block leaves no trace.
+class Recorder : public RoutingObserver {
+ public:
+  /// excluded_tokens: [V] flags of token ids left out of the statistics (rows keep them), or empty. placement: nullptr
+  /// for a dense model.
+  Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
+           std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
+           std::uint64_t dispatched_row_bytes, const Communicator& comm);
+
+  void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) override;
+  /// Ends a step: the layers observed since the last call belong to `batch`. seconds: of this rank, by phase; returned
+  /// with the time spent here filled in.
+  PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses, PhaseSeconds seconds);
+  /// Ends the block with this ordinal. n_documents: those that begin in it, given on one rank, 0 on the others.
+  void finish_block(std::uint64_t block, std::uint64_t n_documents);
+  /// Bytes of the rows of finished blocks since the last take().
+  std::uint64_t row_bytes() const { return row_bytes_; }
+  /// Largest over mean count of the experts in this rank's latest step, mean over layers; 0 before there is one.
+  double latest_imbalance() const { return latest_imbalance_; }
+
+  /// Collective. Everything of the blocks finished since the last call; a block that is not finished is dropped.
+  RecordedBlocks take();
+
+ private:
+  // What this rank's tokens did in one step, and in one block.
+  struct StepFigures {
+    std::uint64_t block = 0;
+    std::uint32_t tokens = 0;
+    std::vector<std::uint64_t> expert_slots;  // [L, E]
+    std::array<float, kPhases> seconds{};
+  };
+  struct BlockFigures {
+    std::uint64_t block = 0;
+    std::vector<std::uint64_t> traffic;     // [L, expert rank] slots
+    std::vector<std::uint64_t> send_ranks;  // [L, k + 1] tokens by the number of ranks their experts are on
+  };
+
+  BlockFigures empty_figures() const;
+  void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
+  void append_rows(const Batch& batch, const StepTokens& step, const TokenLosses& losses);
+  void count_experts(StepFigures& figures);
+  std::vector<Table> dispatch_tables() const;
+  std::size_t layers() const { return static_cast<std::size_t>(model_.n_moe_layers()); }
+
+  ModelFacts model_;
+  RecordLevel level_;
+  std::vector<std::uint8_t> excluded_;
+  const ExpertPlacement* placement_;
+  std::uint64_t dispatched_row_bytes_;
+  const Communicator& comm_;
+  double latest_imbalance_ = 0;
+  std::uint64_t row_bytes_ = 0;
+
+  std::vector<Routing> routing_;                     // [L] of the running step
+  std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the same ids, as narrow as rows keep them
+  // A running block apart from finished ones, so that a stop between two steps can drop it.
+  LiveAccumulators block_live_, segment_live_;
+  TokenRows block_rows_;
+  std::vector<TokenRows> finished_rows_;
+  std::vector<StepFigures> block_steps_, finished_steps_;
+  BlockFigures block_figures_;
+  std::vector<BlockFigures> finished_blocks_;
+};
+
+}  // namespace switchyard

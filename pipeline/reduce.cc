@@ -1,0 +1,227 @@
+#include "pipeline/reduce.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "io/routing_reader.h"
+#include "io/routing_writer.h"
+#include "io/run_folder.h"
+#include "parallel/bf16.h"
+#include "parallel/error.h"
+#include "pipeline/analysis/live_accumulators.h"
+#include "pipeline/kernels/router.h"
+#include "pipeline/route_loop.h"
+
+namespace switchyard {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kRowsAtOnce = 1 << 17;
+
+std::vector<Table> read_group(const RoutingReader& segment, const std::string& group) {
+  std::vector<Table> tables;
+  for (const std::string& path : segment.list(group)) tables.push_back(segment.read(path));
+  return tables;
+}
+
+/// A run's folder and what its run.json and manifest say.
+struct Run {
+  std::filesystem::path folder;
+  std::vector<std::string> corpora;
+  std::vector<std::uint8_t> excluded_tokens;
+  std::vector<SegmentEntry> segments;
+  std::vector<std::uint64_t> corpus_of_segment;
+};
+
+Run open_run(const std::filesystem::path& folder) {
+  Run run;
+  run.folder = folder;
+  const json description = json::parse(read_run_json(folder));
+  for (const json& corpus : description.at("identity").at("corpora")) run.corpora.push_back(corpus.at("name"));
+  for (const std::uint32_t id : description.at("identity").at("excluded_tokens").get<std::vector<std::uint32_t>>()) {
+    if (run.excluded_tokens.empty())
+      run.excluded_tokens.resize(description.at("identity").at("model").at("vocabulary").get<std::size_t>(), 0);
+    run.excluded_tokens.at(id) = 1;
+  }
+  run.segments = read_manifest(folder);
+  for (const SegmentEntry& entry : run.segments) {
+    run.corpus_of_segment.push_back(SegmentDetails::parse(entry.details).corpus);
+    if (!std::filesystem::exists(folder / entry.file))
+      throw Error("the manifest names a segment that is not there", (folder / entry.file).string(),
+                  "copy the folder again, or route the corpus again");
+  }
+  if (run.segments.empty()) throw Error("has no committed segment", folder.string(), "route a corpus into it first");
+  return run;
+}
+
+/// Names of all datasets, a run's name in front where two runs share a corpus name.
+std::vector<std::string> dataset_names(const std::vector<Run>& runs) {
+  std::map<std::string, int> uses;
+  for (const Run& run : runs)
+    for (const std::string& corpus : run.corpora) ++uses[corpus];
+  std::vector<std::string> names;
+  for (const Run& run : runs) {
+    const std::filesystem::path folder = std::filesystem::absolute(run.folder / "").lexically_normal().parent_path();
+    for (const std::string& corpus : run.corpora)
+      names.push_back(uses[corpus] > 1 ? folder.filename().string() + "/" + corpus : corpus);
+  }
+  return names;
+}
+
+std::vector<float> from_half(const std::vector<std::uint16_t>& bits) {
+  std::vector<float> values(bits.size());
+  std::transform(bits.begin(), bits.end(), values.begin(), from_half_bits);
+  return values;
+}
+
+/// Rows that end with a window's last token, as the accumulators see them.
+class RowObserver {
+ public:
+  RowObserver(const RoutingReader& segment, const std::vector<std::uint8_t>& excluded, LiveAccumulators& live)
+      : model_(segment.model()), excluded_(excluded), live_(live) {}
+
+  /// next: the token id after the last row, for its target.
+  void observe(const TokenRows& rows, std::optional<std::uint32_t> next) {
+    const std::size_t n = rows.size();
+    std::vector<std::int64_t> target(n, -1);
+    for (std::size_t t = 0; t < n; ++t) {
+      if (std::isnan(rows.loss[t])) continue;
+      if (t + 1 < n)
+        target[t] = rows.id[t + 1];
+      else if (next)
+        target[t] = *next;
+    }
+    const std::vector<std::uint8_t> included = included_tokens(rows.id, excluded_);
+
+    const std::size_t n_layers = rows.layers.size();
+    std::vector<Routing> routing(n_layers);
+    std::vector<std::vector<double>> probability_sum(n_layers);
+    std::vector<LayerView> views(n_layers);
+    for (std::size_t l = 0; l < n_layers; ++l) {
+      Routing& of_layer = routing[l];
+      if (rows.layers[l].logits.empty()) {
+        of_layer.weights = from_half(rows.layers[l].weight);
+        of_layer.entropy = from_half(rows.layers[l].entropy);
+      } else {
+        of_layer = route_again(rows.layers[l].logits, n, static_cast<int>(l));
+        probability_sum[l] = probability_sums(of_layer.probabilities, included);
+      }
+      views[l] = {rows.layers[l].expert,    of_layer.weights,     of_layer.entropy,  of_layer.margin,
+                  of_layer.top_probability, of_layer.log_sum_exp, probability_sum[l]};
+    }
+    live_.observe({rows.id, rows.position, target, rows.predicted, rows.loss, included, views});
+  }
+
+ private:
+  Routing route_again(const std::vector<float>& logits, std::size_t n, int layer) const {
+    Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);
+    std::copy(logits.begin(), logits.end(), copy.data<float>());
+    return choose_experts(std::move(copy), model_.top_k,
+                          "layer " + std::to_string(model_.moe_layers[static_cast<std::size_t>(layer)]));
+  }
+  const ModelFacts& model_;
+  const std::vector<std::uint8_t>& excluded_;
+  LiveAccumulators& live_;
+};
+
+/// The fields that token rows do not hold.
+void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
+  recomputed.margin = stored.margin;
+  recomputed.margin_histogram = stored.margin_histogram;
+  recomputed.top_probability = stored.top_probability;
+  recomputed.top_probability_histogram = stored.top_probability_histogram;
+  recomputed.confident = stored.confident;
+  recomputed.probability_sum = stored.probability_sum;
+  recomputed.z_sum = stored.z_sum;
+}
+
+}  // namespace
+
+Accumulators recompute_segment(const std::filesystem::path& segment_path, const std::filesystem::path& next_segment,
+                               const std::vector<std::uint8_t>& excluded_tokens, const Accumulators& stored) {
+  const RoutingReader segment(segment_path);
+  if (segment.level() == RecordLevel::counts)
+    throw Error("holds no token rows to recompute from", segment_path.string(),
+                "reduce without --recompute, or route with --record tokens");
+  TokenTableChoice tables;
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    tables.keep[which] = !stored.token_tables[which].cells().empty();
+  LiveAccumulators live(stored.shape, tables);
+  RowObserver observer(segment, excluded_tokens, live);
+
+  const std::uint64_t n_rows = segment.n_rows();
+  for (std::uint64_t first = 0; first < n_rows;) {
+    // Windows stay whole: rows after the last window's begin wait for the next turn.
+    std::uint64_t count = std::min(kRowsAtOnce, n_rows - first);
+    if (first + count < n_rows) {
+      const std::vector<std::uint32_t> position = segment.read_rows(first, count).position;
+      std::uint64_t end = count;
+      while (end > 1 && position[end - 1] != 0) --end;
+      if (end > 1) count = end - 1;
+    }
+    std::optional<std::uint32_t> next;
+    if (first + count < n_rows)
+      next = segment.read_rows(first + count, 1).id[0];
+    else if (!next_segment.empty()) {
+      const RoutingReader following(next_segment);
+      if (following.n_rows() > 0) next = following.read_rows(0, 1).id[0];
+    }
+    observer.observe(segment.read_rows(first, count), next);
+    first += count;
+  }
+  live.add_documents(stored.documents[0]);
+  Accumulators recomputed = live.take(Communicator::self());
+  if (segment.level() == RecordLevel::tokens) take_unrecorded(recomputed, stored);
+  return recomputed;
+}
+
+Reduced reduce_runs(const std::vector<std::filesystem::path>& folders, const ReduceOptions& options,
+                    const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm) {
+  std::vector<Run> runs;
+  std::size_t n_segments = 0;
+  for (const std::filesystem::path& folder : folders) {
+    runs.push_back(open_run(folder));
+    n_segments += runs.back().segments.size();
+  }
+  const std::vector<std::string> names = dataset_names(runs);
+
+  Reduced reduced;
+  std::size_t done = 0;
+  for (const Run& run : runs) {
+    const ModelFacts model = RoutingReader(run.folder / run.segments.front().file).model();
+    if (reduced.datasets.empty()) reduced.model = model;
+    if (!(shape_of(model) == shape_of(reduced.model)))
+      throw Error("routed a model of another shape than " + folders.front().string(), run.folder.string(),
+                  "reduce each model's runs into a file of its own");
+    for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus) {
+      Dataset dataset{names[reduced.datasets.size()], Accumulators(shape_of(model)),
+                      RankLoad(model.n_moe_layers(), model.top_k)};
+      for (std::size_t s = 0; s < run.segments.size(); ++s) {
+        if (run.corpus_of_segment[s] != corpus) continue;
+        if (comm.rank() == 0) on_segment(++done, n_segments);
+        if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
+        const std::filesystem::path path = run.folder / run.segments[s].file;
+        const RoutingReader segment(path);
+        Accumulators stored =
+            from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0);
+        if (options.recompute) {
+          const std::filesystem::path next =
+              s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
+          stored = recompute_segment(path, next, run.excluded_tokens, stored);
+        }
+        dataset.accumulators.merge(stored);
+        dataset.ranks.add(segment);
+      }
+      dataset.accumulators.reduce_to_root(comm);
+      dataset.ranks.reduce_to_root(comm);
+      reduced.datasets.push_back(std::move(dataset));
+    }
+  }
+  return reduced;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "io/routing_schema.h"
+#include "parallel/communicator.h"
+#include "pipeline/analysis/statistics.h"
+
+namespace switchyard {
+
+struct ReduceOptions {
+  bool recompute = false;  // from token rows instead of the segments' accumulators
+};
+
+/// What reducing gave: on rank 0; elsewhere `datasets` holds names only.
+struct Reduced {
+  ModelFacts model;
+  std::vector<Dataset> datasets;  // runs in the order given, their corpora in the order of the run
+};
+
+/// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment; memory is one
+/// dataset's accumulators and one segment's. A corpus name that occurs in several runs is preceded by its run's folder
+/// name. Throws Error when a folder is no run, a segment is missing, or models differ. on_segment(done, all) is called
+/// on rank 0.
+Reduced reduce_runs(const std::vector<std::filesystem::path>& runs, const ReduceOptions& options,
+                    const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm);
+
+/// The accumulators of one segment's rows, computed anew. What rows at level tokens do not hold (margin, largest
+/// probability, sums of probabilities, z-loss) is taken from `stored`.
+Accumulators recompute_segment(const std::filesystem::path& segment, const std::filesystem::path& next_segment,
+                               const std::vector<std::uint8_t>& excluded_tokens, const Accumulators& stored);
+
+}  // namespace switchyard

@@ -1,0 +1,280 @@
+#include "pipeline/route_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "parallel/error.h"
+#include "parallel/stop_signal.h"
+#include "pipeline/batching.h"
+
+namespace switchyard {
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+json to_json(const SourcePosition& p) {
+  return {{"corpus", p.corpus},
+          {"file", p.chunk.file},
+          {"offset", p.chunk.offset},
+          {"in_file", p.chunk.in_file},
+          {"ordinal", p.chunk.ordinal},
+          {"blocks_of_chunk", p.blocks_of_chunk},
+          {"block", p.block},
+          {"documents", p.documents},
+          {"tokens", p.tokens},
+          {"corpus_tokens", p.corpus_tokens},
+          {"corpus_documents", p.corpus_documents}};
+}
+
+SourcePosition from_json(const json& j) {
+  SourcePosition p;
+  p.corpus = j.at("corpus");
+  p.chunk = {j.at("file"), j.at("offset"), j.at("in_file"), j.at("ordinal")};
+  p.blocks_of_chunk = j.at("blocks_of_chunk");
+  p.block = j.at("block");
+  p.documents = j.at("documents");
+  p.tokens = j.at("tokens");
+  p.corpus_tokens = j.at("corpus_tokens");
+  p.corpus_documents = j.at("corpus_documents");
+  return p;
+}
+
+/// A finished block that waits for its segment's commit, without its tokens.
+struct FinishedBlock {
+  std::uint64_t corpus = 0;
+  std::uint64_t first_row = 0;
+  std::uint64_t n_rows = 0;
+  std::uint64_t my_first_row = 0;  // of the run
+  std::uint64_t windows = 0;
+  std::vector<DocumentRow> documents;
+  SourcePosition after;
+  std::uint64_t skipped = 0;
+  std::vector<std::string> skipped_places;
+};
+
+/// Category labels -> their numbers in /documents/category, in order of first appearance in the run.
+class Categories {
+ public:
+  explicit Categories(const std::vector<std::string>& names) {
+    for (const std::string& name : names) numbers_.emplace(name, static_cast<std::int16_t>(numbers_.size()));
+  }
+  /// -1 for no category. Throws Error past the 32767 that the column holds.
+  std::int16_t number(const std::string& name) {
+    if (name.empty()) return -1;
+    const auto [found, is_new] = numbers_.emplace(name, static_cast<std::int16_t>(numbers_.size()));
+    if (is_new) {
+      if (numbers_.size() > kMost)
+        throw Error("more than " + std::to_string(kMost) + " categories", "category " + name,
+                    "is `category=` a column of labels?");
+      added_.push_back(name);
+    }
+    return found->second;
+  }
+  /// Names that are new since the last call.
+  std::vector<std::string> take_added() { return std::exchange(added_, {}); }
+
+ private:
+  static constexpr std::size_t kMost = 32767;
+  std::map<std::string, std::int16_t> numbers_;
+  std::vector<std::string> added_;
+};
+
+/// The columns of /documents. Every document of a block shares its corpus.
+std::vector<Table> document_tables(const std::vector<FinishedBlock>& blocks, Categories& categories) {
+  std::vector<std::uint32_t> corpus;
+  std::vector<std::string> id;
+  std::vector<std::int16_t> category;
+  std::vector<std::uint64_t> first_token;
+  std::vector<std::uint64_t> n_tokens;
+  std::vector<std::uint8_t> truncated;
+  for (const FinishedBlock& block : blocks)
+    for (const DocumentRow& document : block.documents) {
+      corpus.push_back(static_cast<std::uint32_t>(block.corpus));
+      id.push_back(document.id);
+      category.push_back(categories.number(document.category));
+      first_token.push_back(document.first_token);
+      n_tokens.push_back(document.n_tokens);
+      truncated.push_back(document.truncated ? 1 : 0);
+    }
+  const std::uint64_t n = id.size();
+  const auto table = [n](const char* name, Table::Values values, const char* long_name) {
+    return Table{std::string("/documents/") + name, {"document"}, {n}, std::move(values), "1", long_name};
+  };
+  std::vector<Table> tables;
+  tables.push_back(table("corpus", std::move(corpus), "row of /corpora"));
+  tables.push_back(table("id", std::move(id), "identifier in its corpus"));
+  tables.push_back(table("category", std::move(category), "row of /corpora/categories, -1: none"));
+  tables.push_back(table("first_token", std::move(first_token), "row of the document's first token in the run"));
+  tables.push_back(table("n_tokens", std::move(n_tokens), "tokens of the document"));
+  tables.push_back(table("truncated", std::move(truncated), "1: the document's end was cut off"));
+  return tables;
+}
+
+/// One run of route_blocks: what its steps share.
+class RouteLoop {
+ public:
+  RouteLoop(Model& model, Recorder& recorder, const RouteOptions& options,
+            const std::function<void(const RouteProgress&)>& on_step, const Communicator& comm)
+      : model_(model),
+        recorder_(recorder),
+        options_(options),
+        next_segment_(options.next_segment),
+        categories_(options.categories),
+        on_step_(on_step),
+        comm_(comm) {}
+
+  /// False when a stop signal ended the block early.
+  bool route_block(Block block);
+  void commit();
+  bool commit_is_due() const;
+
+  RouteOutcome outcome;
+
+ private:
+  void step(const Block& block, std::size_t first, std::size_t last);
+  void report(const Block& block, double share_done) const;
+
+  Model& model_;
+  Recorder& recorder_;
+  const RouteOptions& options_;
+  std::uint64_t next_segment_;
+  Categories categories_;  // rank 0
+  const std::function<void(const RouteProgress&)>& on_step_;
+  const Communicator& comm_;
+  std::vector<FinishedBlock> finished_;
+  Clock::time_point last_commit_ = Clock::now();
+};
+
+void RouteLoop::step(const Block& block, std::size_t first, std::size_t last) {
+  const Batch batch = make_batch(block, first, last);
+  const TokenLosses losses = model_.forward(batch, recorder_);
+  const PhaseSeconds seconds =
+      recorder_.finish_step(batch, make_step_tokens(block, first, last), losses, model_.take_seconds());
+  std::transform(seconds.begin(), seconds.end(), outcome.phases.begin(), outcome.phases.begin(), std::plus<>());
+}
+
+bool RouteLoop::route_block(Block block) {
+  const std::vector<std::size_t> shares = window_shares(block.windows, comm_.size());
+  std::size_t n_steps = 0;
+  std::vector<std::pair<std::size_t, std::size_t>> mine;
+  for (int rank = 0; rank < comm_.size(); ++rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    auto batches = pack_batches(block.windows, shares[r], shares[r + 1], options_.batch_tokens);
+    n_steps = std::max(n_steps, batches.size());
+    if (rank == comm_.rank()) mine = std::move(batches);
+  }
+  for (std::size_t s = 0; s < n_steps; ++s) {
+    const auto [first, last] = s < mine.size() ? mine[s] : std::pair<std::size_t, std::size_t>{0, 0};
+    step(block, first, last);
+    const bool last_step = s + 1 == n_steps;
+    if (!last_step && comm_.any(stop_signal() != 0)) return false;
+    if (comm_.rank() == 0) report(block, static_cast<double>(s + 1) / static_cast<double>(n_steps));
+  }
+  recorder_.finish_block(block.ordinal, comm_.rank() == 0 ? block.documents.size() : 0);
+  const std::size_t my_window = shares[static_cast<std::size_t>(comm_.rank())];
+  const std::uint64_t offset = my_window < block.windows.size() ? block.windows[my_window].first : block.tokens.size();
+  outcome.session_tokens += block.tokens.size();
+  finished_.push_back({block.corpus, block.first_row, block.tokens.size(), block.first_row + offset,
+                       block.windows.size(), std::move(block.documents), block.after, block.skipped,
+                       std::move(block.skipped_places)});
+  return true;
+}
+
+bool RouteLoop::commit_is_due() const {
+  const bool mine = recorder_.row_bytes() >= options_.commit_bytes ||
+                    (comm_.rank() == 0 && seconds_since(last_commit_) >= options_.commit_seconds);
+  return comm_.any(mine);
+}
+
+void RouteLoop::commit() {
+  const auto start = Clock::now();
+  last_commit_ = start;
+  const RecordedBlocks recorded = recorder_.take();
+  if (finished_.empty()) return;
+  SegmentContents contents;
+  const std::uint64_t segment_first = finished_.front().first_row;
+  std::uint64_t windows = 0;
+  std::uint64_t skipped = 0;
+  std::uint64_t documents = 0;
+  std::vector<std::string> skipped_places;
+  for (std::size_t i = 0; i < finished_.size(); ++i) {
+    const FinishedBlock& block = finished_[i];
+    contents.n_rows += block.n_rows;
+    contents.ranges.push_back({block.my_first_row - segment_first, recorded.rows[i].size()});
+    contents.rows.push_back(&recorded.rows[i]);
+    windows += block.windows;
+    documents += block.documents.size();
+    skipped += block.skipped;
+    skipped_places.insert(skipped_places.end(), block.skipped_places.begin(), block.skipped_places.end());
+  }
+  if (comm_.rank() == 0) {
+    contents.tables = document_tables(finished_, categories_);
+    contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
+    for (Table& table : to_tables({&recorded.accumulators}, "/accumulators"))
+      contents.tables.push_back(std::move(table));
+  }
+  const SourcePosition& after = finished_.back().after;
+  const json details = {{"corpus", finished_.front().corpus},
+                        {"first_block", after.block - finished_.size()},
+                        {"blocks", finished_.size()},
+                        {"windows", windows},
+                        {"documents", documents},
+                        {"skipped", skipped},
+                        {"skipped_places", skipped_places},
+                        {"new_categories", categories_.take_added()},
+                        {"next", to_json(after)}};
+  commit_segment(options_.out, next_segment_++, options_.model, contents, options_.write, details.dump(), comm_);
+  finished_.clear();
+  outcome.commit_seconds += seconds_since(start);
+}
+
+void RouteLoop::report(const Block& block, double share_done) const {
+  const auto done = static_cast<std::uint64_t>(share_done * static_cast<double>(block.tokens.size()));
+  on_step_({block.corpus, block.corpus_first_token + done,
+            block.after.corpus == block.corpus ? block.after.chunk : CorpusCursor{}, outcome.session_tokens + done,
+            recorder_.latest_imbalance()});
+}
+
+}  // namespace
+
+SegmentDetails SegmentDetails::parse(const std::string& json_text) {
+  const json j = json::parse(json_text);
+  SegmentDetails details;
+  details.corpus = j.at("corpus");
+  details.blocks = j.at("blocks");
+  details.windows = j.at("windows");
+  details.documents = j.at("documents");
+  details.skipped = j.at("skipped");
+  details.skipped_places = j.at("skipped_places").get<std::vector<std::string>>();
+  details.new_categories = j.at("new_categories").get<std::vector<std::string>>();
+  details.next = from_json(j.at("next"));
+  return details;
+}
+
+RouteOutcome route_blocks(BlockSource& source, Model& model, Recorder& recorder, const RouteOptions& options,
+                          const std::function<void(const RouteProgress&)>& on_step, const Communicator& comm) {
+  RouteLoop loop(model, recorder, options, on_step, comm);
+  const auto start = Clock::now();
+  const auto next_block = [&] {
+    const auto asked = Clock::now();
+    std::optional<Block> block = source.next();
+    loop.outcome.source_seconds += seconds_since(asked);
+    return block;
+  };
+  while (std::optional<Block> block = next_block()) {
+    const bool last_of_corpus = block->last_of_corpus;
+    loop.outcome.stopped = !loop.route_block(std::move(*block)) || comm.any(stop_signal() != 0);
+    if (loop.outcome.stopped || last_of_corpus || loop.commit_is_due()) loop.commit();
+    if (loop.outcome.stopped) break;
+  }
+  loop.outcome.seconds = seconds_since(start);
+  return loop.outcome;
+}
+
+}  // namespace switchyard

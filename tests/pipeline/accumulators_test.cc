@@ -1,0 +1,262 @@
+#include "pipeline/analysis/accumulators.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "parallel/error.h"
+#include "pipeline/analysis/live_accumulators.h"
+
+namespace switchyard {
+namespace {
+
+constexpr AccumulatorShape kShape{3, 5, 2, 50};
+constexpr TokenTableChoice kAllTables{};
+
+/// Random tokens with their routing, owned.
+struct Sample {
+  std::vector<std::uint32_t> token, position, predicted;
+  std::vector<std::int64_t> target;
+  std::vector<float> loss;
+  std::vector<std::uint8_t> included;
+  std::vector<std::vector<std::uint16_t>> expert;
+  std::vector<std::vector<float>> weight, entropy, margin, top, lse;
+  std::vector<std::vector<double>> probability_sum;
+
+  Sample(std::size_t windows, std::uint64_t seed) {
+    std::mt19937_64 random(seed);
+    const auto uniform = [&] { return std::uniform_real_distribution<float>(0, 1)(random); };
+    const auto layers = static_cast<std::size_t>(kShape.layers);
+    expert.resize(layers);
+    weight.resize(layers);
+    entropy.resize(layers);
+    margin.resize(layers);
+    top.resize(layers);
+    lse.resize(layers);
+    probability_sum.assign(layers, std::vector<double>(5, 0.0));
+    for (std::size_t w = 0; w < windows; ++w) {
+      const auto length = static_cast<std::uint32_t>(1 + random() % 9);
+      for (std::uint32_t p = 0; p < length; ++p) {
+        token.push_back(static_cast<std::uint32_t>(random() % 50));
+        position.push_back(p);
+        predicted.push_back(static_cast<std::uint32_t>(random() % 50));
+        target.push_back(p + 1 == length ? -1 : static_cast<std::int64_t>(random() % 50));
+        loss.push_back(target.back() < 0 ? NAN : 3 * uniform());
+        included.push_back(random() % 7 == 0 ? 0 : 1);
+        for (std::size_t l = 0; l < layers; ++l) {
+          const auto first = static_cast<std::uint16_t>(random() % 5);
+          expert[l].push_back(first);
+          expert[l].push_back(static_cast<std::uint16_t>((first + 1 + random() % 4) % 5));
+          weight[l].push_back(0.5F + uniform() / 2);
+          weight[l].push_back(1 - weight[l].back());
+          entropy[l].push_back(uniform());
+          margin[l].push_back(uniform());
+          top[l].push_back(uniform());
+          lse[l].push_back(uniform());
+        }
+      }
+    }
+  }
+
+  /// Tokens [begin, end), which must not cut a window.
+  void observe(LiveAccumulators& live, std::size_t begin, std::size_t end, bool exclude = false) const {
+    std::vector<LayerView> views;
+    const auto part = [&](const auto& column, std::size_t width = 1) {
+      return std::span(column).subspan(begin * width, (end - begin) * width);
+    };
+    for (std::size_t l = 0; l < expert.size(); ++l)
+      views.push_back({part(expert[l], 2), part(weight[l], 2), part(entropy[l]), part(margin[l]), part(top[l]),
+                       part(lse[l]), probability_sum[l]});
+    live.observe({part(token), part(position), part(target), part(predicted), part(loss),
+                  exclude ? part(included) : std::span<const std::uint8_t>(), views});
+  }
+  std::size_t window_end(std::size_t from) const {
+    std::size_t end = std::min(from + 1, token.size());
+    while (end < token.size() && position[end] != 0) ++end;
+    return end;
+  }
+};
+
+/// Everything but moments, which merge up to rounding.
+void expect_equal_counts(const Accumulators& a, const Accumulators& b) {
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.windows, b.windows);
+  EXPECT_EQ(a.targets, b.targets);
+  EXPECT_EQ(a.correct, b.correct);
+  EXPECT_EQ(a.slot_count, b.slot_count);
+  EXPECT_EQ(a.position_count, b.position_count);
+  EXPECT_EQ(a.coactivation, b.coactivation);
+  EXPECT_EQ(a.flow, b.flow);
+  EXPECT_EQ(a.flow_top1, b.flow_top1);
+  EXPECT_EQ(a.repeat_pairs, b.repeat_pairs);
+  EXPECT_EQ(a.repeat_top1, b.repeat_top1);
+  EXPECT_EQ(a.repeat_any, b.repeat_any);
+  EXPECT_EQ(a.entropy_histogram, b.entropy_histogram);
+  EXPECT_EQ(a.margin_histogram, b.margin_histogram);
+  EXPECT_EQ(a.weight_histogram, b.weight_histogram);
+  EXPECT_EQ(a.confident, b.confident);
+  EXPECT_EQ(a.token_tables, b.token_tables);
+  EXPECT_EQ(a.paths.entries().size(), b.paths.entries().size());
+}
+
+TEST(Accumulators, CountsEqualABruteForce) {
+  const Sample sample(400, 1);
+  LiveAccumulators live(kShape, kAllTables);
+  sample.observe(live, 0, sample.token.size(), true);
+  const Accumulators got = live.take(Communicator::self());
+
+  std::uint64_t tokens = 0;
+  std::uint64_t pairs = 0;
+  std::vector<std::uint64_t> flow(2 * 25, 0);
+  std::vector<std::uint64_t> together(3 * 25, 0);
+  std::vector<std::uint64_t> repeat(3, 0);
+  std::vector<std::uint64_t> by_input(3 * 50 * 5, 0);
+  for (std::size_t t = 0; t < sample.token.size(); ++t) {
+    if (sample.included[t] == 0) continue;
+    ++tokens;
+    const bool pair = t > 0 && sample.position[t] != 0 && sample.included[t - 1] != 0;
+    pairs += pair ? 1 : 0;
+    for (std::size_t l = 0; l < 3; ++l) {
+      const std::uint16_t* e = sample.expert[l].data() + 2 * t;
+      for (int i = 0; i < 2; ++i) {
+        ++by_input[(l * 50 + sample.token[t]) * 5 + e[i]];
+        for (int j = 0; j < 2; ++j) {
+          ++together[l * 25 + e[i] * 5U + e[j]];
+          if (l > 0) ++flow[(l - 1) * 25 + sample.expert[l - 1][2 * t + static_cast<std::size_t>(i)] * 5U + e[j]];
+        }
+      }
+      if (pair && e[0] == e[-2]) ++repeat[l];
+    }
+  }
+  EXPECT_EQ(got.n_tokens(), tokens);
+  EXPECT_GT(tokens, 1000U);
+  EXPECT_EQ(got.repeat_pairs[0], pairs);
+  EXPECT_EQ(got.flow, flow);
+  EXPECT_EQ(got.coactivation, together);
+  EXPECT_EQ(got.repeat_top1, repeat);
+  const SparseCounts& table = got.token_tables[static_cast<std::size_t>(TokenTable::input)];
+  std::vector<std::uint64_t> dense(by_input.size(), 0);
+  for (std::size_t i = 0; i < table.cells().size(); ++i) dense[table.cells()[i]] = table.counts()[i];
+  EXPECT_EQ(dense, by_input);
+}
+
+TEST(Accumulators, PartsMergeToTheWholeInAnyGrouping) {
+  const Sample sample(300, 2);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, sample.token.size());
+  const Accumulators expected = whole.take(Communicator::self());
+
+  std::vector<Accumulators> parts;
+  for (std::size_t begin = 0; begin < sample.token.size();) {
+    const std::size_t end = sample.window_end(std::min(begin + 90, sample.token.size() - 1));
+    LiveAccumulators live(kShape, kAllTables);
+    sample.observe(live, begin, end);
+    parts.push_back(live.take(Communicator::self()));
+    begin = end;
+  }
+  ASSERT_GT(parts.size(), 5U);
+  Accumulators left(kShape);
+  for (const Accumulators& part : parts) left.merge(part);
+  Accumulators right(kShape);
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    Accumulators sum = *part;
+    sum.merge(right);
+    right = std::move(sum);
+  }
+  expect_equal_counts(left, expected);
+  expect_equal_counts(right, expected);
+  for (std::size_t l = 0; l < 3; ++l)
+    for (const Accumulators* a : {&left, &right}) {
+      EXPECT_EQ(a->entropy[l].n, expected.entropy[l].n);
+      EXPECT_NEAR(a->entropy[l].mean, expected.entropy[l].mean, 1e-12);
+      EXPECT_NEAR(a->entropy[l].m2, expected.entropy[l].m2, 1e-9);
+      EXPECT_EQ(a->entropy[l].min, expected.entropy[l].min);
+      EXPECT_EQ(a->entropy[l].max, expected.entropy[l].max);
+    }
+}
+
+TEST(Accumulators, AbsorbEqualsMerge) {
+  const Sample sample(60, 3);
+  const std::size_t middle = sample.window_end(sample.token.size() / 2);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, sample.token.size());
+  LiveAccumulators segment(kShape, kAllTables);
+  LiveAccumulators block(kShape, kAllTables);
+  sample.observe(block, 0, middle);
+  segment.absorb(block);
+  sample.observe(block, middle, sample.token.size());
+  segment.absorb(block);
+  sample.observe(block, 0, middle);
+  block.clear();
+  segment.absorb(block);
+  expect_equal_counts(segment.take(Communicator::self()), whole.take(Communicator::self()));
+}
+
+TEST(Accumulators, TablesRoundTrip) {
+  std::vector<Accumulators> datasets;
+  for (std::uint64_t seed : {4, 5, 6}) {
+    const Sample sample(seed == 5 ? 0 : 80, seed);  // one of them is empty
+    LiveAccumulators live(kShape, {{true, false, true}});
+    sample.observe(live, 0, sample.token.size());
+    live.add_documents(seed);
+    datasets.push_back(live.take(Communicator::self()));
+  }
+  const auto tables = to_tables({&datasets[0], &datasets[1], &datasets[2]}, "/accumulators");
+  for (const Table& table : tables)
+    EXPECT_EQ(std::visit([](const auto& values) { return values.size(); }, table.values), table.size()) << table.path;
+  const std::vector<Accumulators> again = from_tables(tables, "/accumulators", kShape);
+  ASSERT_EQ(again.size(), 3U);
+  for (std::size_t d = 0; d < 3; ++d) {
+    expect_equal_counts(again[d], datasets[d]);
+    EXPECT_EQ(again[d].documents, datasets[d].documents);
+    EXPECT_EQ(again[d].weight_sum, datasets[d].weight_sum);
+    EXPECT_EQ(again[d].loss[0].mean, datasets[d].loss[0].mean);
+  }
+}
+
+TEST(Accumulators, MissingTableIsNamed) {
+  const Accumulators one(kShape);
+  auto tables = to_tables({&one}, "/accumulators");
+  std::erase_if(tables, [](const Table& table) { return table.path == "/accumulators/flow/count"; });
+  try {
+    from_tables(tables, "/accumulators", kShape);
+    FAIL() << "nothing was thrown";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("/accumulators/flow/count"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Accumulators, OtherShapesDoNotMerge) {
+  Accumulators a(kShape);
+  EXPECT_THROW(a.merge(Accumulators({3, 6, 2, 50})), Error);
+}
+
+TEST(Accumulators, RanksReduceToTheSameCounts) {
+  const Communicator comm = Communicator::world();
+  const Sample sample(200, 7);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, sample.token.size());
+  const Accumulators expected = whole.take(Communicator::self());
+
+  // Ranks take unequal runs of windows; rank 0 of several takes none.
+  LiveAccumulators mine(kShape, kAllTables);
+  std::size_t begin = 0;
+  for (int rank = comm.size() == 1 ? 0 : 1; rank < comm.size(); ++rank) {
+    const bool last = rank + 1 == comm.size();
+    const std::size_t end =
+        last ? sample.token.size() : sample.window_end(begin + 100 * static_cast<std::size_t>(rank));
+    if (rank == comm.rank()) sample.observe(mine, begin, end);
+    begin = end;
+  }
+  const Accumulators got = mine.take(comm);
+  if (comm.rank() != 0) return;
+  expect_equal_counts(got, expected);
+  EXPECT_NEAR(got.entropy[1].mean, expected.entropy[1].mean, 1e-12);
+  EXPECT_NEAR(got.weight_sum[3], expected.weight_sum[3], 1e-9);
+  for (std::size_t i = 0; i < got.paths.entries().size(); ++i)
+    EXPECT_EQ(got.paths.entries()[i].count, expected.paths.entries()[i].count);
+}
+
+}  // namespace
+}  // namespace switchyard

@@ -1,0 +1,112 @@
+// Run on 1 to 4 ranks: the spread of experts must not change a bit of what is recorded.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "pipeline/model/model.h"
+#include "tests/support/golden_model.h"
+
+namespace switchyard {
+namespace {
+
+using testing_support::GoldenModel;
+using testing_support::KeepAll;
+
+struct Case {
+  const char* folder;
+  const char* transport;
+  bool round_robin;
+  Precision precision;
+};
+
+class ModelRanks : public ::testing::TestWithParam<Case> {};
+
+/// The same sequences on one rank alone.
+struct Reference {
+  KeepAll seen;
+  TokenLosses losses;
+};
+
+void reference(const Checkpoint& checkpoint, const ModelConfig& config, Precision precision, const Batch& batch,
+               Reference& out) {
+  const Communicator self = Communicator::self();
+  const auto transport = make_transport("local", self);
+  const auto placement = ExpertPlacement::contiguous(config.n_layers, config.n_experts, 1);
+  Model model(checkpoint, config, placement, self, *transport, {precision});
+  out.losses = model.forward(batch, out.seen);
+}
+
+/// Rows of `part` that differ from rows [begin, ...) of `whole`.
+template <typename T>
+std::int64_t different(const T* part, const T* whole, std::size_t begin, std::size_t n, std::size_t width) {
+  std::int64_t count = 0;
+  for (std::size_t t = 0; t < n; ++t) {
+    if (std::memcmp(part + t * width, whole + (begin + t) * width, width * sizeof(T)) != 0) ++count;
+  }
+  return count;
+}
+
+TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
+  const Case test = GetParam();
+  const Communicator comm = Communicator::world();
+  if (test.precision == Precision::bf16 && best_precision() != Precision::bf16) GTEST_SKIP() << "no bf16";
+  if (std::strcmp(test.transport, "local") == 0 && comm.size() > 1) GTEST_SKIP() << "the local transport has one rank";
+  const GoldenModel golden(test.folder);
+  const Checkpoint checkpoint(golden.folder());
+  const ModelConfig config = ModelConfig::parse(checkpoint.config_text(), golden.folder().string());
+  const Batch whole = golden.batch();
+  Reference expected;
+  reference(checkpoint, config, test.precision, whole, expected);
+
+  const auto placement = test.round_robin ? ExpertPlacement::round_robin(config.n_layers, config.n_experts, comm.size())
+                                          : ExpertPlacement::contiguous(config.n_layers, config.n_experts, comm.size());
+  const auto transport = make_transport(test.transport, comm);
+  Model model(checkpoint, config, placement, comm, *transport, {test.precision});
+
+  // Steps take a sequence per rank, from rank 1 on: rank 0 of several brings nothing at first, and others at the end.
+  const auto sequences = static_cast<std::int64_t>(whole.window_offsets.size()) - 1;
+  std::int64_t tokens = 0;
+  std::int64_t wrong = 0;
+  for (std::int64_t step = 0; step * comm.size() <= sequences; ++step) {
+    const std::int64_t sequence = step * comm.size() + comm.rank() - (comm.size() > 1 ? 1 : 0);
+    const bool busy = sequence >= 0 && sequence < sequences;
+    const auto first = static_cast<std::size_t>(busy ? sequence : sequences);
+    KeepAll seen;
+    const TokenLosses losses = model.forward(golden.batch(first, first + 1), seen);
+    if (!busy) {
+      EXPECT_TRUE(losses.loss.empty());
+      continue;
+    }
+    const auto begin = static_cast<std::size_t>(whole.window_offsets[first]);
+    const std::size_t n = losses.loss.size();
+    tokens += static_cast<std::int64_t>(n);
+    wrong += different(losses.loss.data(), expected.losses.loss.data(), begin, n, 1);
+    wrong += different(losses.predicted.data(), expected.losses.predicted.data(), begin, n, 1);
+    ASSERT_EQ(seen.routings.size(), static_cast<std::size_t>(config.n_layers));
+    for (std::size_t layer = 0; layer < seen.routings.size(); ++layer) {
+      const Routing& got = seen.routings[layer];
+      const Routing& want = expected.seen.routings[layer];
+      const auto k = static_cast<std::size_t>(config.top_k);
+      wrong += different(got.ids.data(), want.ids.data(), begin, n, k);
+      wrong += different(got.weights.data(), want.weights.data(), begin, n, k);
+      wrong += different(got.logits.data<float>(), want.logits.data<float>(), begin, n,
+                         static_cast<std::size_t>(config.n_experts));
+      wrong += different(seen.hiddens[layer].data(), expected.seen.hiddens[layer].data(), begin, n,
+                         static_cast<std::size_t>(config.d_model));
+    }
+  }
+  EXPECT_EQ(comm.sum(wrong), 0);
+  EXPECT_EQ(comm.sum(tokens), whole.n_tokens());
+  EXPECT_GT(whole.n_tokens(), 0);
+  EXPECT_EQ(model.row_bytes(), static_cast<std::uint64_t>(config.d_model) * (test.precision == Precision::f32 ? 4 : 2));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ModelRanks,
+                         ::testing::Values(Case{"golden/mixtral", "local", false, Precision::f32},
+                                           Case{"golden/mixtral", "mpi", false, Precision::f32},
+                                           Case{"golden/mixtral", "mpi", true, Precision::f32},
+                                           Case{"golden/mixtral", "mpi", true, Precision::bf16},
+                                           Case{"data/demo", "mpi", false, Precision::bf16}));
+
+}  // namespace
+}  // namespace switchyard

@@ -1,0 +1,68 @@
+/* Preloaded into a rank under test: makes one MPI or HDF5 call of one rank fail, as a broken network or disk would.
+   SWITCHYARD_FAULT="NAME:NTH:RANK", e.g. "MPI_Ialltoallv:3:1" or "H5Dwrite:1:0". */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <hdf5.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int is_due(const char* name) {
+  static int calls = 0;
+  const char* wanted = getenv("SWITCHYARD_FAULT");
+  char call[64];
+  int nth = 0, victim = 0, rank = 0, ready = 0;
+  if (wanted == NULL || sscanf(wanted, "%63[^:]:%d:%d", call, &nth, &victim) != 3 || strcmp(call, name) != 0) return 0;
+  if (MPI_Initialized(&ready) != MPI_SUCCESS || !ready) return 0;
+  PMPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  return rank == victim && ++calls == nth;
+}
+
+int MPI_Ialltoallv(const void* send, const int* send_counts, const int* send_offsets, MPI_Datatype send_type, void* receive,
+                   const int* receive_counts, const int* receive_offsets, MPI_Datatype receive_type, MPI_Comm comm,
+                   MPI_Request* request) {
+  if (is_due("MPI_Ialltoallv")) return MPI_ERR_OTHER;
+  return PMPI_Ialltoallv(send, send_counts, send_offsets, send_type, receive, receive_counts, receive_offsets,
+                         receive_type, comm, request);
+}
+
+int MPI_Wait(MPI_Request* request, MPI_Status* status) {
+  if (is_due("MPI_Wait")) return MPI_ERR_OTHER;
+  return PMPI_Wait(request, status);
+}
+
+int MPI_Alltoall(const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
+                 MPI_Datatype receive_type, MPI_Comm comm) {
+  if (is_due("MPI_Alltoall")) return MPI_ERR_OTHER;
+  return PMPI_Alltoall(send, send_count, send_type, receive, receive_count, receive_type, comm);
+}
+
+int MPI_Allreduce(const void* send, void* receive, int count, MPI_Datatype type, MPI_Op op, MPI_Comm comm) {
+  if (is_due("MPI_Allreduce")) return MPI_ERR_OTHER;
+  return PMPI_Allreduce(send, receive, count, type, op, comm);
+}
+
+int MPI_Reduce(const void* send, void* receive, int count, MPI_Datatype type, MPI_Op op, int root, MPI_Comm comm) {
+  if (is_due("MPI_Reduce")) return MPI_ERR_OTHER;
+  return PMPI_Reduce(send, receive, count, type, op, root, comm);
+}
+
+int MPI_Bcast(void* data, int count, MPI_Datatype type, int root, MPI_Comm comm) {
+  if (is_due("MPI_Bcast")) return MPI_ERR_OTHER;
+  return PMPI_Bcast(data, count, type, root, comm);
+}
+
+herr_t H5Dwrite(hid_t set, hid_t memory_type, hid_t memory_space, hid_t file_space, hid_t properties, const void* data) {
+  herr_t (*next)(hid_t, hid_t, hid_t, hid_t, hid_t, const void*);
+  *(void**)&next = dlsym(RTLD_NEXT, "H5Dwrite");
+  if (is_due("H5Dwrite")) return -1;
+  return next(set, memory_type, memory_space, file_space, properties, data);
+}
+
+hid_t H5Dcreate2(hid_t place, const char* name, hid_t type, hid_t space, hid_t links, hid_t creation, hid_t access) {
+  hid_t (*next)(hid_t, const char*, hid_t, hid_t, hid_t, hid_t, hid_t);
+  *(void**)&next = dlsym(RTLD_NEXT, "H5Dcreate2");
+  if (is_due("H5Dcreate2")) return -1;
+  return next(place, name, type, space, links, creation, access);
+}
