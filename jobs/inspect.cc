@@ -1,0 +1,110 @@
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "io/manifest.h"
+#include "io/routing_reader.h"
+#include "io/routing_writer.h"
+#include "io/run_folder.h"
+#include "io/stats_file.h"
+#include "jobs/command.h"
+#include "jobs/format.h"
+#include "jobs/options.h"
+#include "parallel/communicator.h"
+#include "parallel/error.h"
+#include "pipeline/route_loop.h"
+
+namespace switchyard {
+namespace {
+
+void print_table(const Table& table) {
+  std::cout << "  " << table.path << " [";
+  for (std::size_t d = 0; d < table.shape.size(); ++d)
+    std::cout << (d > 0 ? ", " : "") << (d < table.dimensions.size() ? table.dimensions[d] : "?") << " "
+              << table.shape[d];
+  std::cout << "] " << table.units << "  " << table.long_name << "\n";
+}
+
+/// Every segment that the manifest names, checked against it. Returns the number of faults.
+int inspect_segments(const std::filesystem::path& run) {
+  const std::vector<SegmentEntry> segments = read_manifest(run);
+  std::uint64_t tokens = 0;
+  std::uint64_t bytes = 0;
+  int faults = 0;
+  for (const SegmentEntry& entry : segments) {
+    tokens += entry.tokens;
+    bytes += entry.bytes;
+    if (const std::optional<std::string> fault = segment_fault(run, entry)) {
+      std::cout << "FAULT " << entry.file << ": " << *fault << "\n";
+      ++faults;
+    }
+  }
+  std::cout << segments.size() << " committed segments, " << with_commas(tokens) << " tokens, "
+            << as_bytes_text(static_cast<double>(bytes)) << "; " << (segments.size() - static_cast<std::size_t>(faults))
+            << " whole, checksums equal\n";
+  return faults;
+}
+
+int inspect_run(const std::filesystem::path& run) {
+  const nlohmann::json description = nlohmann::json::parse(read_run_json(run));
+  const nlohmann::json& identity = description.at("identity");
+  std::cout << "run of " << identity.at("model").at("name").get<std::string>() << " ("
+            << identity.at("model").at("family").get<std::string>() << "), record "
+            << identity.at("record").get<std::string>() << ", precision " << identity.at("precision").get<std::string>()
+            << ", context " << identity.at("context") << "\n";
+  for (const nlohmann::json& corpus : identity.at("corpora"))
+    std::cout << "corpus " << corpus.at("name").get<std::string>() << ": " << corpus.at("files") << " files, "
+              << as_bytes_text(corpus.at("bytes").get<double>()) << "\n";
+  const int faults = inspect_segments(run);
+  const std::vector<SegmentEntry> segments = read_manifest(run);
+  const bool complete =
+      !segments.empty() && SegmentDetails::parse(segments.back().details).next.corpus >= identity.at("corpora").size();
+  std::cout << (complete ? "the run is complete" : "the run is not complete: repeat its command to continue") << "\n";
+  if (!std::filesystem::exists(run / "routing.h5"))
+    std::cout << "routing.h5 is not there yet: it is written at the end of a session\n";
+  return faults == 0 ? 0 : 1;
+}
+
+int inspect_file(const std::filesystem::path& path) {
+  try {
+    const RoutingReader reader(path);
+    const ModelFacts& model = reader.model();
+    std::cout << path.string() << ": switchyard record, level " << to_string(reader.level()) << ", "
+              << with_commas(reader.n_rows()) << " token rows\n"
+              << "model " << model.name << " (" << model.family << "): " << model.n_layers << " layers, "
+              << model.n_moe_layers() << " with " << model.n_experts << " experts, top-" << model.top_k << "\n";
+    for (const std::string& name : reader.list("/")) std::cout << "  " << name << "\n";
+    const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+    if (path.filename() == "routing.h5" && std::filesystem::exists(folder / "manifest.jsonl"))
+      return inspect_segments(folder) == 0 ? 0 : 1;
+    return 0;
+  } catch (const Error& not_a_record) {
+    if (std::string(not_a_record.what()).find(kStatsFormat) == std::string::npos) throw;
+  }
+  std::cout << path.string() << ": switchyard statistics\n";
+  for (const Table& table : read_tables(path, std::string(kStatsFormat))) print_table(table);
+  return 0;
+}
+
+}  // namespace
+
+int run_inspect(const Arguments& arguments) {
+  OptionParser parser("inspect", "inspect RUN|FILE",
+                      "Prints what a run's folder, a segment, routing.h5 or stats.h5 holds. Of a run, checks every "
+                      "committed segment's size and checksum and names\n"
+                      "what is missing; exit code 1 when something is.",
+                      "Examples:\n  switchyard inspect run\n  switchyard inspect run/segments/segment-000000.h5\n");
+  parser.options().add_options()("path", po::value<std::string>()->required()->value_name("RUN|FILE"),
+                                 "what to look at; also without --path");
+  parser.positional("path", 1);
+  if (!parser.parse(arguments)) return 0;
+  if (Communicator::world().rank() != 0) return 0;
+  const std::filesystem::path path = parser.get<std::string>("path");
+  if (!std::filesystem::exists(path))
+    throw Error("does not exist", path.string(), "name a run's folder or one of its files");
+  return std::filesystem::is_directory(path) ? inspect_run(path) : inspect_file(path);
+}
+
+}  // namespace switchyard

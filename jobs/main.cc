@@ -1,0 +1,54 @@
+#include <array>
+#include <iostream>
+#include <string>
+#include <string_view>
+
+#include "jobs/command.h"
+#include "jobs/version.h"
+#include "parallel/error.h"
+#include "parallel/mpi_environment.h"
+
+namespace {
+
+struct Subcommand {
+  std::string_view name;
+  int (*run)(const switchyard::Arguments&);
+  std::string_view about;
+};
+
+constexpr std::array<Subcommand, 5> kSubcommands = {{
+    {"route", switchyard::run_route, "run a model over corpora and record where every token is sent"},
+    {"reduce", switchyard::run_reduce, "turn the records of runs into statistics, stats.h5"},
+    {"inspect", switchyard::run_inspect, "print what a run or a file holds, and check that it is whole"},
+    {"synth", switchyard::run_synth, "write a checkpoint of random weights"},
+    {"bench", switchyard::run_bench, "measure the forward pass, phase by phase"},
+}};
+
+void print_help() {
+  std::cout << "switchyard " << switchyard::version()
+            << ": where a mixture-of-experts language model sends its tokens\n\n"
+            << "usage: [mpirun -n RANKS] switchyard SUBCOMMAND [options]\n\n";
+  for (const Subcommand& subcommand : kSubcommands)
+    std::cout << "  " << subcommand.name << std::string(10 - subcommand.name.size(), ' ') << subcommand.about << "\n";
+  std::cout << "\n`switchyard SUBCOMMAND --help` explains its options; `switchyard --version` names this build.\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string_view name = argc > 1 ? argv[1] : "--help";
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_help();
+    return 0;
+  }
+  if (name == "--version") {
+    std::cout << "switchyard " << switchyard::version() << " (" << switchyard::git_commit() << ")\n";
+    return 0;
+  }
+  const switchyard::MpiEnvironment environment(&argc, &argv);
+  const switchyard::Arguments arguments(argv + 2, argv + argc);
+  for (const Subcommand& subcommand : kSubcommands)
+    if (subcommand.name == name) return subcommand.run(arguments);
+  throw switchyard::UsageError("unknown subcommand '" + std::string(name) + "'", "switchyard",
+                               "see `switchyard --help`");
+}

@@ -1,0 +1,89 @@
+#include "jobs/progress.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <numeric>
+
+#include "jobs/format.h"
+
+namespace switchyard {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+constexpr double kBytesPerToken = 3.5;  // of English text; only to weigh corpora against each other
+constexpr int kBarCells = 24;
+
+}  // namespace
+
+ProgressBar::ProgressBar(std::vector<CorpusExtent> corpora, bool quiet)
+    : corpora_(std::move(corpora)),
+      quiet_(quiet),
+      terminal_(::isatty(STDERR_FILENO) == 1),
+      start_(Clock::now()),
+      shown_(start_) {
+  double total = 0;
+  for (const CorpusExtent& corpus : corpora_) {
+    auto bytes =
+        static_cast<double>(std::accumulate(corpus.file_bytes.begin(), corpus.file_bytes.end(), std::uint64_t{0}));
+    if (corpus.max_tokens > 0) bytes = std::min(bytes, static_cast<double>(corpus.max_tokens) * kBytesPerToken);
+    weight_.push_back(std::max(bytes, 1.0));
+    total += weight_.back();
+  }
+  for (double& w : weight_) w /= total;
+}
+
+double ProgressBar::fraction(const RouteProgress& progress) const {
+  const CorpusExtent& corpus = corpora_[progress.corpus];
+  double here = 1;
+  const CorpusCursor& cursor = progress.cursor;
+  if (cursor.file < corpus.file_bytes.size() && !(cursor == CorpusCursor{})) {
+    std::uint64_t all = 0;
+    std::uint64_t done = 0;
+    for (std::size_t f = 0; f < corpus.file_bytes.size(); ++f) {
+      all += corpus.file_bytes[f];
+      if (f < cursor.file) done += corpus.file_bytes[f];
+    }
+    done += std::min(cursor.offset, corpus.file_bytes[cursor.file]);
+    here = static_cast<double>(done) / static_cast<double>(std::max<std::uint64_t>(all, 1));
+  }
+  if (corpus.max_tokens > 0)
+    here = std::max(here, static_cast<double>(progress.corpus_tokens) / static_cast<double>(corpus.max_tokens));
+  double before = 0;
+  for (std::uint64_t c = 0; c < progress.corpus; ++c) before += weight_[c];
+  return std::min(1.0, before + here * weight_[progress.corpus]);
+}
+
+void ProgressBar::update(const RouteProgress& progress) {
+  if (quiet_) return;
+  const auto now = Clock::now();
+  const double elapsed = seconds_between(start_, now);
+  const double done = fraction(progress);
+  if (first_fraction_ < 0)
+    first_fraction_ = done;  // of a continued run: what earlier sessions did says nothing of this one's speed
+  if (seconds_between(shown_, now) < (terminal_ ? 0.25 : 60.0)) return;
+  shown_ = now;
+  const double share = done - first_fraction_;
+  const double eta = share > 0 ? elapsed * (1 - done) / share : std::numeric_limits<double>::quiet_NaN();
+  const double rate = static_cast<double>(progress.session_tokens) / elapsed;
+  std::string bar(static_cast<std::size_t>(done * kBarCells), '#');
+  bar.resize(kBarCells, '.');
+  std::fprintf(stderr, "%s%s [%s] %3.0f %%  %s tokens  %s tokens/s  ETA %s  imbalance %.2f%s",
+               terminal_ ? "\r\033[K" : "", corpora_[progress.corpus].name.c_str(), bar.c_str(), done * 100,
+               with_commas(progress.session_tokens).c_str(), with_commas(static_cast<std::uint64_t>(rate)).c_str(),
+               as_duration(eta).c_str(), progress.imbalance, terminal_ ? "" : "\n");
+  std::fflush(stderr);
+}
+
+void ProgressBar::finish() {
+  if (!quiet_ && terminal_) std::fprintf(stderr, "\r\033[K");
+}
+
+}  // namespace switchyard

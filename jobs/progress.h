@@ -1,0 +1,38 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "pipeline/route_loop.h"
+
+namespace switchyard {
+
+/// What is known of a corpus before it is routed, to tell how far a run is.
+struct CorpusExtent {
+  std::string name;
+  std::vector<std::uint64_t> file_bytes;
+  std::uint64_t max_tokens = 0;  // 0: no limit
+};
+
+/// Shows progress on stderr: a bar that is redrawn on a terminal, a line a minute in a log.
+class ProgressBar {
+ public:
+  ProgressBar(std::vector<CorpusExtent> corpora, bool quiet);
+  void update(const RouteProgress& progress);
+  /// Clears the bar's line.
+  void finish();
+
+ private:
+  double fraction(const RouteProgress& progress) const;
+
+  std::vector<CorpusExtent> corpora_;
+  std::vector<double> weight_;  // share of the work, by corpus
+  bool quiet_;
+  bool terminal_;
+  double first_fraction_ = -1;
+  std::chrono::steady_clock::time_point start_, shown_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,74 @@
+#include "jobs/summary.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+#include <ostream>
+
+#include "jobs/format.h"
+#include "pipeline/analysis/metrics.h"
+
+namespace switchyard {
+namespace {
+
+constexpr std::size_t kMostBars = 64;
+
+/// A bar for each expert: its slots over the most loaded one's.
+std::string bars(const std::vector<std::uint64_t>& counts) {
+  constexpr std::array<const char*, 8> kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  const std::uint64_t largest = std::max<std::uint64_t>(1, *std::max_element(counts.begin(), counts.end()));
+  std::string text;
+  for (const std::uint64_t c : counts) text += c == 0 ? " " : kBlocks[std::min<std::uint64_t>(7, c * 8 / largest)];
+  return text;
+}
+
+void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& dataset) {
+  const Accumulators& a = dataset.accumulators;
+  std::array<char, 512> line{};
+  std::snprintf(
+      line.data(), line.size(), "\n%s: %s tokens of %s documents, loss %.3f nats/token, next token right %.1f %%\n",
+      dataset.name.c_str(), with_commas(a.tokens[0]).c_str(), with_commas(a.documents[0]).c_str(), a.loss[0].mean,
+      100.0 * static_cast<double>(a.correct[0]) / static_cast<double>(std::max<std::uint64_t>(1, a.targets[0])));
+  out << line.data();
+  if (model.n_moe_layers() == 0 || a.n_tokens() == 0) return;
+  const auto n_experts = static_cast<std::size_t>(model.n_experts);
+  const std::size_t width = n_experts <= kMostBars ? std::max<std::size_t>(n_experts, 7) : 0;
+  out << "  layer  " << (width > 0 ? "experts" + std::string(width - 7, ' ') + "  " : "")
+      << "   CV  max/mean  entropy nats (bits)  top expert: usage (ideal "
+      << std::round(1000.0 / static_cast<double>(n_experts)) / 10.0 << " %)\n";
+  for (int l = 0; l < model.n_moe_layers(); ++l) {
+    const std::vector<std::uint64_t> counts = a.layer_counts(l);
+    const auto top = static_cast<std::size_t>(std::max_element(counts.begin(), counts.end()) - counts.begin());
+    const double entropy = a.entropy[static_cast<std::size_t>(l)].mean;
+    out << "  ";
+    std::snprintf(line.data(), line.size(), "%5d  ", model.moe_layers[static_cast<std::size_t>(l)]);
+    out << line.data();
+    if (width > 0) out << bars(counts) << std::string(width - std::min(width, n_experts), ' ') << "  ";
+    std::snprintf(line.data(), line.size(), "%5.3f  %8.3f      %6.3f  (%5.3f)  %10zu: %.1f %%\n",
+                  coefficient_of_variation(counts), max_over_mean(counts), entropy, entropy / std::log(2.0), top,
+                  100 * usage(counts)[top]);
+    out << line.data();
+  }
+}
+
+}  // namespace
+
+void print_summary(std::ostream& out, const Reduced& reduced) {
+  for (const Dataset& dataset : reduced.datasets) print_dataset(out, reduced.model, dataset);
+}
+
+std::string phase_shares(const PhaseSeconds& seconds) {
+  const double total = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  std::string text;
+  for (std::size_t p = 0; p < kPhases; ++p) {
+    std::array<char, 64> part{};
+    std::snprintf(part.data(), part.size(), "%s%s %.1f %%", p > 0 ? ", " : "", std::string(kPhaseNames[p]).c_str(),
+                  total > 0 ? 100 * seconds[p] / total : 0.0);
+    text += part.data();
+  }
+  return text;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <iosfwd>
+#include <string>
+
+#include "pipeline/model/batch.h"
+#include "pipeline/reduce.h"
+
+namespace switchyard {
+
+/// Prints, for each dataset and MoE layer, usage of the experts, CV, max/mean, entropy and the most used expert.
+void print_summary(std::ostream& out, const Reduced& reduced);
+
+/// "attention 31 %, router 2 %, ..." of the phases' seconds.
+std::string phase_shares(const PhaseSeconds& seconds);
+
+}  // namespace switchyard

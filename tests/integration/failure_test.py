@@ -1,0 +1,163 @@
+"""A rank that fails ends all ranks, soon, with one message and a non-zero code; a kill at any instant loses and repeats nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import h5py
+import support
+
+FAULTS = os.environ["SWITCHYARD_FAULT_LIBRARY"]
+
+
+class Failure(support.TestCase):
+    def options(self, corpus, out, *more):
+        return ["route", "--model", support.DEMO, "--corpus", f"text={corpus},id=id,category=kind", "--out", out, "--context", 100, "--batch-tokens", 300,
+                "--block-tokens", 1500, "--commit-seconds", 0, "--precision", "f32", "--quiet", *more]
+
+    def test_injected_failures_end_all_ranks(self):
+        corpus = self.write_text_corpus()
+        for fault in ("MPI_Alltoall:4:1", "MPI_Ialltoallv:1:0", "MPI_Ialltoallv:6:2", "MPI_Wait:3:1", "MPI_Allreduce:5:2", "MPI_Reduce:1:1", "MPI_Bcast:2:2",
+                      "H5Dcreate2:2:1", "H5Dwrite:2:1", "H5Dwrite:1:0"):
+            with self.subTest(fault):
+                out = self.folder / fault.replace(":", "-")
+                start = time.monotonic()
+                done = support.run(*self.options(corpus, out), ranks=3, timeout=60, env={"LD_PRELOAD": FAULTS, "SWITCHYARD_FAULT": fault})
+                self.assertLess(time.monotonic() - start, 30)
+                self.assertNotEqual(done.returncode, 0, done.stderr)
+                messages = [line for line in done.stderr.splitlines() if line.startswith("switchyard: ")]
+                self.assertEqual(len(messages), 1, done.stderr)
+                self.assertIn(fault.split(":")[0], messages[0])
+
+    def test_kill_at_random_instants(self):
+        corpus = self.write_text_corpus(documents=30)
+        reference = self.folder / "reference"
+        start = time.monotonic()
+        self.switchyard(*self.options(corpus, reference), ranks=2)
+        duration = time.monotonic() - start
+        interrupted = 0
+        for seed in range(20):
+            rng = random.Random(seed)
+            out = self.folder / f"killed-{seed}"
+            for attempt in range(3):
+                ranks = rng.choice([1, 2, 3])
+                process = subprocess.Popen(support.command(*self.options(corpus, out), ranks=ranks), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+                last = attempt == 2
+                try:
+                    process.wait(timeout=60 if last else rng.uniform(0.1, 1.0) * duration)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)  # mpirun and, below, the ranks: they are in its session
+                    self.kill_ranks(out)
+                    process.wait()
+                    interrupted += 1
+                errors = process.stderr.read()
+                process.stderr.close()
+                if last:
+                    self.assertEqual(process.returncode, 0, errors)
+            self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
+            a, b = support.integer_tables(reference / "stats.h5"), support.integer_tables(out / "stats.h5")
+            for name in a:
+                self.assertTrue((a[name] == b[name]).all(), name)
+        self.assertGreater(interrupted, 15)
+
+    def kill_ranks(self, out):
+        """Ends every process of ours whose command line names this OUT."""
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+                if str(out).encode() in words:
+                    os.kill(int(entry), signal.SIGKILL)
+            except OSError:
+                pass
+
+    def test_stop_signal_commits_and_asks_to_be_requeued(self):
+        corpus = self.write_text_corpus(documents=200)
+        reference, out = self.folder / "reference", self.folder / "stopped"
+        self.switchyard(*self.options(corpus, reference))
+        stops = 0
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, None):
+            process = subprocess.Popen(support.command(*self.options(corpus, out)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            if number is not None:
+                deadline = time.monotonic() + 30
+                segments = len(self.manifest(out))
+                while len(self.manifest(out)) <= segments and process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+            if number is None:
+                self.assertEqual(process.returncode, 0, errors)
+            elif process.returncode != 0:
+                stops += 1
+                self.assertEqual(process.returncode, 85, errors)
+                self.assertIn("repeat the command", errors)
+        self.assertGreaterEqual(stops, 1)
+        self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
+
+    def manifest(self, out):
+        path = out / "manifest.jsonl"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def test_restart_with_other_options_is_refused_by_name(self):
+        corpus = self.write_text_corpus(documents=5)
+        out = self.folder / "run"
+        self.switchyard(*self.options(corpus, out))
+        done = support.run(*self.options(corpus, out, "--add-bos"))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("add-bos: false there, true now", done.stderr)
+        with corpus.open("a") as file:
+            file.write(json.dumps({"id": "new", "text": "more"}) + "\n")
+        done = support.run(*self.options(corpus, out))
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("corpora.0.hash", done.stderr)
+
+    def test_two_runs_do_not_write_into_one_folder(self):
+        import fcntl
+        corpus = self.write_text_corpus(documents=5)
+        out = self.folder / "run"
+        out.mkdir()
+        with (out / "run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = support.run(*self.options(corpus, out), ranks=2)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("another process is writing this run", done.stderr)
+            self.assertFalse((out / "run.json").exists())
+        self.switchyard(*self.options(corpus, out), ranks=2)
+
+    def test_finished_run_routes_nothing_again(self):
+        corpus = self.write_text_corpus(documents=5)
+        out = self.folder / "run"
+        self.switchyard(*self.options(corpus, out))
+        before = self.manifest(out)
+        self.switchyard(*self.options(corpus, out), ranks=2)
+        self.assertEqual(before, self.manifest(out))
+        with h5py.File(out / "routing.h5") as file:
+            self.assertEqual(len(file["documents/id"]), 5)
+
+    def test_inspect_names_a_missing_and_a_damaged_segment(self):
+        corpus = self.write_text_corpus()
+        out = self.folder / "run"
+        self.switchyard(*self.options(corpus, out))
+        whole = self.switchyard("inspect", out)
+        self.assertIn("the run is complete", whole.stdout)
+        segments = sorted((out / "segments").iterdir())
+        self.assertGreater(len(segments), 2)
+        segments[0].unlink()
+        with segments[1].open("r+b") as file:
+            file.seek(3000)
+            file.write(b"damage")
+        done = support.run("inspect", out)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"FAULT segments/{segments[0].name}", done.stdout)
+        self.assertIn(f"FAULT segments/{segments[1].name}", done.stdout)
+        with h5py.File(out / "routing.h5") as file:
+            self.assertEqual(file["routing/layer_000/expert"][0].tolist(), [255, 255])
+
+
+if __name__ == "__main__":
+    support.main()

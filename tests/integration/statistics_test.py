@@ -1,0 +1,173 @@
+"""Sums kept while routing = recomputed from rows by reduce = recomputed here with numpy from the file alone."""
+
+import h5py
+import numpy as np
+import support
+
+E, K, LAYERS = 8, 2, 6
+
+
+class Statistics(support.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.corpus = self.write_text_corpus(documents=60)
+
+    def route(self, level, ranks=2):
+        out = self.folder / level
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500,
+                        "--record", level, "--precision", "f32", "--commit-seconds", 0, "--add-bos", "--quiet", ranks=ranks)
+        return out
+
+    def test_online_equals_numpy(self):
+        out = self.route("logits")
+        with h5py.File(out / "routing.h5") as record, h5py.File(out / "stats.h5") as stats:
+            tokens = record["tokens/id"][:].astype(np.int64)
+            position = record["tokens/position"][:]
+            loss = record["tokens/loss"][:].astype(np.float64)
+            predicted = record["tokens/predicted"][:].astype(np.int64)
+            n = len(tokens)
+            self.assertGreater(n, 10000)
+            has_target = ~np.isnan(loss)
+            target = np.where(has_target, np.append(tokens[1:], -1), -1)
+            self.assertEqual(stats["totals/tokens"][0], n)
+            self.assertEqual(stats["totals/windows"][0], (position == 0).sum())
+            self.assertEqual(stats["totals/targets"][0], has_target.sum())
+            self.assertEqual(stats["totals/correct"][0], (predicted == target)[has_target].sum())
+            self.assertAlmostEqual(stats["loss/mean"][0], loss[has_target].mean(), places=9)
+            experts = [record[f"routing/layer_{l:03d}/expert"][:].astype(np.int64) for l in range(LAYERS)]
+            pair = (position[1:] > 0)
+            self.assertEqual(stats["repetition/pairs"][0], pair.sum())
+            for l in range(LAYERS):
+                logits = record[f"routing/layer_{l:03d}/logits"][:].astype(np.float64)
+                weight = record[f"routing/layer_{l:03d}/weight"][:].astype(np.float64)
+                e = experts[l]
+                p = np.exp(logits - logits.max(1, keepdims=True))
+                p /= p.sum(1, keepdims=True)
+                entropy = -(p * np.log(p)).sum(1)
+                ranked = np.sort(p, 1)[:, ::-1]
+                count = np.bincount(e.ravel(), minlength=E)
+                np.testing.assert_array_equal(stats["load/count"][0, l], count)
+                np.testing.assert_array_equal(stats["load/slot_count"][0, l], [np.bincount(e[:, j], minlength=E) for j in range(K)])
+                np.testing.assert_allclose(stats["load/usage"][0, l], count / count.sum(), rtol=1e-12)
+                self.assertAlmostEqual(stats["load/cv"][0, l], count.std() / count.mean(), places=12)
+                self.assertAlmostEqual(stats["load/max_over_mean"][0, l], count.max() / count.mean(), places=12)
+                pairwise = np.abs(count[:, None].astype(float) - count[None, :]).sum() / (2 * E * E * count.mean())
+                self.assertAlmostEqual(stats["load/gini"][0, l], pairwise, places=12)
+                self.assertAlmostEqual(stats["load/balancing_loss"][0, l], E * (count / n * p.mean(0)).sum(), places=5)
+                lse = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+                self.assertAlmostEqual(stats["load/z_loss"][0, l] / (lse ** 2).mean(), 1, places=5)
+                for name, values in (("entropy", entropy), ("margin", ranked[:, K - 1] - ranked[:, K]), ("top_probability", ranked[:, 0])):
+                    self.assertEqual(stats[f"{name}/n"][0, l], n)
+                    self.assertAlmostEqual(stats[f"{name}/mean"][0, l], values.mean(), places=5)
+                    self.assertAlmostEqual(np.sqrt(stats[f"{name}/m2"][0, l] / n), values.std(), places=5)
+                    self.assertAlmostEqual(stats[f"{name}/max"][0, l], values.max(), places=4)
+                    self.assertEqual(stats[f"{name}/histogram"][0, l].sum(), n)
+                moved = np.abs(stats["entropy/histogram"][0, l].astype(np.int64) - np.histogram(entropy, 64, (0, np.log(E)))[0]).sum()
+                self.assertLessEqual(moved, 0.002 * n)  # values within f32 rounding of a bin's edge
+                self.assertAlmostEqual(stats["entropy/mean_bits"][0, l], entropy.mean() / np.log(2), places=5)
+                self.assertEqual(stats["top_probability/confident"][0, l], (ranked[:, 0] > 0.7).sum())
+                both = np.zeros((E, E), int)
+                for a in range(K):
+                    for b in range(K):
+                        np.add.at(both, (e[:, a], e[:, b]), 1)
+                np.testing.assert_array_equal(stats["coactivation/count"][0, l], both)
+                np.testing.assert_array_equal(stats["repetition/top1"][0, l], (e[1:, 0] == e[:-1, 0])[pair].sum())
+                common = (e[1:, :, None] == e[:-1, None, :]).any((1, 2))
+                np.testing.assert_array_equal(stats["repetition/any"][0, l], common[pair].sum())
+                np.testing.assert_allclose(stats["weight/slot_mean"][0, l], weight.mean(0), atol=1e-4)
+                if l > 0:
+                    flow = np.zeros((E, E), int)
+                    np.add.at(flow, (experts[l - 1][:, 0], e[:, 0]), 1)
+                    np.testing.assert_array_equal(stats["flow/top1_count"][0, l - 1], flow)
+                    joint = flow / n
+                    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+                    mask = joint > 0
+                    self.assertAlmostEqual(stats["flow/mutual_information"][0, l - 1], (joint[mask] * np.log(joint[mask] / independent[mask])).sum(), places=9)
+                bucket = np.floor(np.log2(position + 1)).astype(int)
+                by_position = np.zeros((20, E), int)
+                np.add.at(by_position, (np.repeat(bucket, K), e.ravel()), 1)
+                np.testing.assert_array_equal(stats["load/position_count"][0, l], by_position)
+            for which, ids in (("input", tokens), ("target", target), ("predicted", predicted)):
+                dense = np.zeros((LAYERS, 4096, E), int)
+                use = ids >= 0
+                for l in range(LAYERS):
+                    np.add.at(dense[l], (np.repeat(ids[use], K), experts[l][use].ravel()), 1)
+                indptr, index, value = (stats[f"tokens/{which}/{c}"][:].astype(np.int64) for c in ("indptr", "index", "value"))
+                row = np.repeat(np.arange(LAYERS * 4096), np.diff(indptr))
+                sparse = np.zeros((LAYERS * 4096, E), int)
+                sparse[row, index] = value
+                np.testing.assert_array_equal(sparse.reshape(dense.shape), dense)
+            paths, times = np.unique(np.stack([e[:, 0] for e in experts], 1), axis=0, return_counts=True)
+            self.assertEqual(stats["paths/undercount"][0], 0)
+            self.assertEqual(len(stats["paths/count"]), len(times))
+            seen = {tuple(p): c for p, c in zip(stats["paths/expert"][:].tolist(), stats["paths/count"][:].tolist())}
+            self.assertEqual(seen, {tuple(p): c for p, c in zip(paths.tolist(), times.tolist())})
+
+    def test_recomputed_from_logits_is_equal(self):
+        out = self.route("logits")
+        self.switchyard("reduce", out, "-o", self.folder / "again.h5", "--recompute", "--quiet")
+        with h5py.File(out / "stats.h5") as online, h5py.File(self.folder / "again.h5") as again:
+            compared = 0
+
+            def compare(name, node):
+                nonlocal compared
+                if not isinstance(node, h5py.Dataset) or name.startswith("ranks/") or node.dtype.kind not in "uif":
+                    return
+                compared += 1
+                if node.dtype.kind == "f":
+                    np.testing.assert_allclose(again[name][...], node[...], rtol=1e-9, atol=1e-12, err_msg=name)
+                else:
+                    np.testing.assert_array_equal(again[name][...], node[...], name)
+
+            online.visititems(compare)
+            self.assertGreater(compared, 60)
+
+    def test_recomputed_from_tokens_is_equal_where_rows_hold_enough(self):
+        out = self.route("tokens", ranks=3)
+        self.switchyard("reduce", out, "-o", self.folder / "again.h5", "--recompute", "--quiet", ranks=2)
+        a, b = support.integer_tables(out / "stats.h5"), support.integer_tables(self.folder / "again.h5")
+        rounded = {"entropy/histogram", "weight/histogram"}  # of values kept in half precision
+        self.assertEqual(sorted(a), sorted(b))
+        for name in set(a) - rounded:
+            np.testing.assert_array_equal(a[name], b[name], name)
+        for name in rounded:
+            self.assertLess(np.abs(a[name].astype(np.int64) - b[name].astype(np.int64)).sum(), 0.05 * a[name].sum())
+        with h5py.File(out / "stats.h5") as online, h5py.File(self.folder / "again.h5") as again:
+            np.testing.assert_allclose(again["entropy/mean"][...], online["entropy/mean"][...], rtol=2e-4)
+
+    def test_levels_and_rank_counts_give_the_same_statistics(self):
+        reference = support.integer_tables(self.route("logits", ranks=1) / "stats.h5")
+        counts = self.route("counts", ranks=4)
+        with h5py.File(counts / "routing.h5") as file:
+            self.assertNotIn("tokens", file)
+        again = support.integer_tables(counts / "stats.h5")
+        self.assertEqual(sorted(reference), sorted(again))
+        for name in reference:
+            np.testing.assert_array_equal(reference[name], again[name], name)
+        for ranks in (1, 3):
+            self.switchyard("reduce", counts, "-o", self.folder / f"s{ranks}.h5", "--quiet", ranks=ranks)
+            reduced = support.integer_tables(self.folder / f"s{ranks}.h5")
+            for name in reference:
+                np.testing.assert_array_equal(reference[name], reduced[name], name)
+
+    def test_csv_holds_the_same_numbers(self):
+        out = self.route("counts", ranks=1)
+        self.switchyard("reduce", out, "-o", self.folder / "s.h5", "--csv", self.folder / "csv", "--quiet")
+        lines = (self.folder / "csv" / "load_count.csv").read_text().splitlines()
+        self.assertEqual(lines[0], "dataset,layer,expert,count")
+        with h5py.File(self.folder / "s.h5") as stats:
+            expected = [f"text,{l},{e},{stats['load/count'][0, l, e]}" for l in range(LAYERS) for e in range(E)]
+        self.assertEqual(lines[1:], expected)
+
+    def test_special_tokens_can_be_left_out(self):
+        out = self.folder / "special"
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--precision", "f32", "--add-bos", "--exclude-special", "--quiet")
+        with h5py.File(out / "routing.h5") as record, h5py.File(out / "stats.h5") as stats:
+            bos = (record["tokens/id"][:] == 1).sum()
+            self.assertEqual(bos, 60)
+            self.assertEqual(stats["totals/tokens"][0], len(record["tokens/id"]) - bos)
+            self.assertEqual(stats["load/count"][0, 0].sum(), K * (len(record["tokens/id"]) - bos))
+
+
+if __name__ == "__main__":
+    support.main()
