@@ -13,9 +13,9 @@ check() {
   ranks=$1 expected_code=$2 message=$3
   shift 3
   if [ "$ranks" -eq 0 ]; then
-    timeout $limit "$program" "$@" >"$folder/out" 2>"$folder/err"
+    timeout -k 5 $limit "$program" "$@" >"$folder/out" 2>"$folder/err"
   else
-    timeout $limit "$mpiexec" "$numproc_flag" "$ranks" "$program" "$@" >"$folder/out" 2>"$folder/err"
+    timeout -k 5 $limit "$mpiexec" "$numproc_flag" "$ranks" "$program" "$@" >"$folder/out" 2>"$folder/err"
   fi
   code=$?
   messages=$(grep -c '^switchyard: ' "$folder/err")
