@@ -88,8 +88,8 @@ MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
 }
 
 MpiEnvironment::~MpiEnvironment() {
-  // Finalize waits for all ranks; on the way out of an error they may never come. Ranks meet before it, because Open MPI
-  // can hang when one rank aborts while others are already inside Finalize.
+  // Finalize waits for all ranks; on the way out of an error they may never come. Ranks meet before it, because Open
+  // MPI can hang when one rank aborts while others are already inside Finalize.
   if (std::uncaught_exceptions() != 0) return;
   MPI_Barrier(MPI_COMM_WORLD);
   MPI_Finalize();

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "io/manifest.h"
 #include "io/routing_reader.h"
 #include "io/routing_writer.h"
 #include "parallel/error.h"
@@ -135,6 +136,25 @@ TEST(Master, IsReplacedWhole) {
   EXPECT_THAT(error_text([&] { write_master(folder.path(), other, run.segments, {}); }),
               ::testing::HasSubstr("segment-000000.h5: it is of another model or record level"));
   EXPECT_EQ(RoutingReader(folder / "routing.h5").n_rows(), 25U);
+}
+
+// tests/golden keeps a record of every format version that was ever written; a record that a user has must always open.
+TEST(Master, RecordsOfFormat10StillOpen) {
+  const fs::path folder = fs::path(SWITCHYARD_TEST_DATA) / "golden/record-1.0";
+  const ModelFacts model = testing::small_model(7, 2);
+  const RoutingReader reader(folder / "routing.h5");
+  EXPECT_EQ(reader.model(), model);
+  EXPECT_EQ(reader.level(), RecordLevel::logits);
+  ASSERT_EQ(reader.n_rows(), SmallRun::kRows);
+  const TokenRows expected = testing::rows_of_run(model, RecordLevel::logits, 0, SmallRun::kRows);
+  EXPECT_EQ(testing::compare(reader.read_rows(0, SmallRun::kRows), expected).wrong, 0U);
+  EXPECT_EQ(values_of<std::string>(reader, "/documents/id").size(), 9U);
+  std::uint64_t rows = 0;
+  for (const SegmentEntry& entry : read_manifest(folder)) {
+    EXPECT_EQ(segment_fault(folder, entry), std::nullopt) << entry.file;
+    rows += entry.tokens;
+  }
+  EXPECT_EQ(rows, SmallRun::kRows);
 }
 
 TEST(Master, OfNoSegmentsCanBeOpened) {

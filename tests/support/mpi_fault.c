@@ -1,12 +1,14 @@
-/* Preloaded into a rank under test: makes one MPI or HDF5 call of one rank fail, as a broken network or disk would.
+/* Preloaded into a rank under test: makes one MPI, HDF5 or disk call of one rank fail, as a broken network or disk would.
    SWITCHYARD_FAULT="NAME:NTH:RANK", e.g. "MPI_Ialltoallv:3:1" or "H5Dwrite:1:0". */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <hdf5.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int is_due(const char* name) {
   static int calls = 0;
@@ -51,6 +53,46 @@ int MPI_Reduce(const void* send, void* receive, int count, MPI_Datatype type, MP
 int MPI_Bcast(void* data, int count, MPI_Datatype type, int root, MPI_Comm comm) {
   if (is_due("MPI_Bcast")) return MPI_ERR_OTHER;
   return PMPI_Bcast(data, count, type, root, comm);
+}
+
+int MPI_Barrier(MPI_Comm comm) {
+  if (is_due("MPI_Barrier")) return MPI_ERR_OTHER;
+  return PMPI_Barrier(comm);
+}
+
+int MPI_Allgather(const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
+                  MPI_Datatype receive_type, MPI_Comm comm) {
+  if (is_due("MPI_Allgather")) return MPI_ERR_OTHER;
+  return PMPI_Allgather(send, send_count, send_type, receive, receive_count, receive_type, comm);
+}
+
+int MPI_Allgatherv(const void* send, int send_count, MPI_Datatype send_type, void* receive, const int* receive_counts,
+                   const int* offsets, MPI_Datatype receive_type, MPI_Comm comm) {
+  if (is_due("MPI_Allgatherv")) return MPI_ERR_OTHER;
+  return PMPI_Allgatherv(send, send_count, send_type, receive, receive_counts, offsets, receive_type, comm);
+}
+
+int MPI_Gatherv(const void* send, int send_count, MPI_Datatype send_type, void* receive, const int* receive_counts,
+                const int* offsets, MPI_Datatype receive_type, int root, MPI_Comm comm) {
+  if (is_due("MPI_Gatherv")) return MPI_ERR_OTHER;
+  return PMPI_Gatherv(send, send_count, send_type, receive, receive_counts, offsets, receive_type, root, comm);
+}
+
+int fsync(int file) {
+  int (*next)(int);
+  *(void**)&next = dlsym(RTLD_NEXT, "fsync");
+  if (is_due("fsync")) {
+    errno = EIO;
+    return -1;
+  }
+  return next(file);
+}
+
+herr_t H5Fflush(hid_t object, H5F_scope_t scope) {
+  herr_t (*next)(hid_t, H5F_scope_t);
+  *(void**)&next = dlsym(RTLD_NEXT, "H5Fflush");
+  if (is_due("H5Fflush")) return -1;
+  return next(object, scope);
 }
 
 herr_t H5Dwrite(hid_t set, hid_t memory_type, hid_t memory_space, hid_t file_space, hid_t properties, const void* data) {
