@@ -77,6 +77,9 @@ bool mpi_is_running() {
 
 MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
   std::set_terminate(print_and_end_all_ranks);
+  // Nothing here uses MPI's shared file pointers. Open MPI by default guards them by a semaphore named after the file
+  // alone: one that a killed run left behind would make every later run on this host wait for ever.
+  setenv("OMPI_MCA_sharedfp", "individual", /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
   SWITCHYARD_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
   SWITCHYARD_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));

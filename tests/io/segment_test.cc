@@ -1,5 +1,7 @@
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <semaphore.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -330,6 +332,23 @@ TEST(Segment, InAReadOnlyFolderSaysSo) {
   EXPECT_EQ(error_text([&] { commit(out, 0, testing::small_model(7, 2), {}, {100}, comm); }),
             (out / "segments").string() +
                 ": cannot make the folder: Read-only file system; give an output folder that you may write to");
+}
+
+// Open MPI's shared file pointers take a semaphore of this name, and a run that is killed there leaves it taken.
+TEST(CommitSegment, DoesNotWaitForASemaphoreThatAKilledRunLeft) {
+  const Communicator comm = Communicator::world();
+  const SharedFolder folder(comm);
+  const char* name = "/OMPIO_segment-000007.h5.part";
+  if (comm.rank() == 0) {
+    sem_t* taken = ::sem_open(name, O_CREAT, 0600, 0);
+    ASSERT_NE(taken, SEM_FAILED);
+    ::sem_close(taken);
+  }
+  comm.barrier();
+  const SegmentEntry entry = commit(folder.path(), 7, testing::small_model(7, 2), {}, {30, 8}, comm);
+  EXPECT_EQ(segment_fault(folder.path(), entry), std::nullopt);
+  comm.barrier();
+  if (comm.rank() == 0) ::sem_unlink(name);
 }
 
 TEST(SegmentFault, NamesWhatIsWrong) {
