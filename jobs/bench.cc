@@ -128,6 +128,7 @@ int run_bench(const Arguments& arguments) {
   StepTokens step;
   for (std::int64_t t = 0; t < batch.n_tokens(); ++t) {
     step.document.push_back(0);
+    step.group.push_back(0);
     step.position.push_back(static_cast<std::uint32_t>(t % context));
   }
   const auto tokens = static_cast<double>(comm.sum(batch.n_tokens()));

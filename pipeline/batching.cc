@@ -56,6 +56,7 @@ StepTokens make_step_tokens(const Block& block, std::size_t first, std::size_t l
   for (std::size_t w = first; w < last; ++w)
     for (std::int64_t p = 0; p < block.windows[w].count; ++p) {
       step.document.push_back(static_cast<std::uint32_t>(block.windows[w].document));
+      step.group.push_back(block.windows[w].group);
       step.position.push_back(static_cast<std::uint32_t>(p));
     }
   return step;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "parallel/error.h"
+#include "pipeline/analysis/document_groups.h"
 
 namespace switchyard {
 namespace {
@@ -64,6 +65,7 @@ std::uint64_t weight_of(const Document& document) {
 
 struct BlockSource::Chunk {
   std::vector<Document> documents;
+  std::vector<std::uint16_t> groups;  // document_group of each: only rank 0 knows ids
   CorpusCursor begin, end;
   bool last = false;  // of its corpus
   std::uint64_t skipped = 0;
@@ -74,6 +76,7 @@ struct BlockSource::Chunk {
     packer.put(begin);
     packer.put(end);
     packer.put(last);
+    packer.put_all(groups);
     packer.put(static_cast<std::uint64_t>(documents.size()));
     for (const Document& document : documents) {
       packer.put(document.has_tokens);
@@ -89,6 +92,7 @@ struct BlockSource::Chunk {
     chunk.begin = unpacker.get<CorpusCursor>();
     chunk.end = unpacker.get<CorpusCursor>();
     chunk.last = unpacker.get<bool>();
+    chunk.groups = unpacker.get_all<std::vector<std::uint16_t>>();
     chunk.documents.resize(unpacker.get<std::uint64_t>());
     for (Document& document : chunk.documents) {
       document.has_tokens = unpacker.get<bool>();
@@ -138,6 +142,7 @@ class BlockSource::ChunkReader {
     const std::uint64_t bytes = kChunkBytesPerToken * static_cast<std::uint64_t>(options_.block_tokens);
     for (std::uint64_t used = 0; held_ && used < bytes && chunk.documents.size() < kChunkDocuments;) {
       used += weight_of(*held_);
+      chunk.groups.push_back(document_group(held_->id));
       chunk.documents.push_back(std::move(*held_));
       ++emitted_;
       advance();
@@ -278,7 +283,7 @@ void BlockSource::cut_blocks() {
       const std::uint64_t first = at + begin;
       Block& block = cut[block_at(first)];
       const std::int64_t next = begin + count < length ? static_cast<std::int64_t>(ids[first + count]) : -1;
-      block.windows.push_back({row, block.tokens.size(), static_cast<std::int64_t>(count), next});
+      block.windows.push_back({row, block.tokens.size(), static_cast<std::int64_t>(count), next, chunk->groups[d]});
       block.tokens.insert(block.tokens.end(), ids.begin() + static_cast<std::ptrdiff_t>(first),
                           ids.begin() + static_cast<std::ptrdiff_t>(first + count));
     }

@@ -42,7 +42,8 @@ struct Window {
   std::uint64_t document = 0;  // row of /documents
   std::uint64_t first = 0;     // index into Block::tokens
   std::int64_t count = 0;
-  std::int64_t next = -1;  // the document's token after the window, -1 at its end
+  std::int64_t next = -1;   // the document's token after the window, -1 at its end
+  std::uint16_t group = 0;  // document_group of the document
 };
 
 /// A place between two blocks, from which a run goes on.

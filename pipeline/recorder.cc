@@ -113,7 +113,8 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
     views[l] = {experts_[l],         routing.weights,   routing.entropy, routing.margin, routing.top_probability,
                 routing.log_sum_exp, probability_sum[l]};
   }
-  block_live_.observe({batch.tokens, step.position, batch.targets, losses.predicted, losses.loss, included, views});
+  block_live_.observe(
+      {batch.tokens, step.position, step.group, batch.targets, losses.predicted, losses.loss, included, views});
 
   StepFigures figures;
   figures.tokens = static_cast<std::uint32_t>(batch.tokens.size());

@@ -18,6 +18,7 @@ namespace switchyard {
 /// What the rows say of each token of a step besides its routing.
 struct StepTokens {
   std::vector<std::uint32_t> document;  // [n] row of /documents
+  std::vector<std::uint16_t> group;     // [n] document_group of that document
   std::vector<std::uint32_t> position;  // [n] in the window
 };
 

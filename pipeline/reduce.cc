@@ -35,7 +35,17 @@ struct Run {
   std::vector<std::uint8_t> excluded_tokens;
   std::vector<SegmentEntry> segments;
   std::vector<std::uint64_t> corpus_of_segment;
+  std::vector<std::uint16_t> document_groups;  // by row of /documents, when rows are recomputed
 };
+
+std::vector<std::uint16_t> read_document_groups(const Run& run) {
+  std::vector<std::uint16_t> groups;
+  for (const SegmentEntry& entry : run.segments) {
+    const Table ids = RoutingReader(run.folder / entry.file).read("/documents/id");
+    for (const std::string& id : std::get<std::vector<std::string>>(ids.values)) groups.push_back(document_group(id));
+  }
+  return groups;
+}
 
 Run open_run(const std::filesystem::path& folder) {
   Run run;
@@ -81,8 +91,9 @@ std::vector<float> from_half(const std::vector<std::uint16_t>& bits) {
 /// Rows that end with a window's last token, as the accumulators see them.
 class RowObserver {
  public:
-  RowObserver(const RoutingReader& segment, const std::vector<std::uint8_t>& excluded, LiveAccumulators& live)
-      : model_(segment.model()), excluded_(excluded), live_(live) {}
+  RowObserver(const RoutingReader& segment, const std::vector<std::uint8_t>& excluded,
+              std::span<const std::uint16_t> document_groups, LiveAccumulators& live)
+      : model_(segment.model()), excluded_(excluded), document_groups_(document_groups), live_(live) {}
 
   /// next: the token id after the last row, for its target.
   void observe(const TokenRows& rows, std::optional<std::uint32_t> next) {
@@ -96,6 +107,13 @@ class RowObserver {
         target[t] = *next;
     }
     const std::vector<std::uint8_t> included = included_tokens(rows.id, excluded_);
+    std::vector<std::uint16_t> group;
+    for (const std::uint32_t document : rows.document) {
+      if (document >= document_groups_.size())
+        throw Error("a token's document " + std::to_string(document) + " is not among the run's " +
+                    std::to_string(document_groups_.size()));
+      group.push_back(document_groups_[document]);
+    }
 
     const std::size_t n_layers = rows.layers.size();
     std::vector<Routing> routing(n_layers);
@@ -113,7 +131,7 @@ class RowObserver {
       views[l] = {rows.layers[l].expert,    of_layer.weights,     of_layer.entropy,  of_layer.margin,
                   of_layer.top_probability, of_layer.log_sum_exp, probability_sum[l]};
     }
-    live_.observe({rows.id, rows.position, target, rows.predicted, rows.loss, included, views});
+    live_.observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views});
   }
 
  private:
@@ -125,6 +143,7 @@ class RowObserver {
   }
   const ModelFacts& model_;
   const std::vector<std::uint8_t>& excluded_;
+  std::span<const std::uint16_t> document_groups_;
   LiveAccumulators& live_;
 };
 
@@ -142,7 +161,8 @@ void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
 }  // namespace
 
 Accumulators recompute_segment(const std::filesystem::path& segment_path, const std::filesystem::path& next_segment,
-                               const std::vector<std::uint8_t>& excluded_tokens, const Accumulators& stored) {
+                               const std::vector<std::uint8_t>& excluded_tokens,
+                               std::span<const std::uint16_t> document_groups, const Accumulators& stored) {
   const RoutingReader segment(segment_path);
   if (segment.level() == RecordLevel::counts)
     throw Error("holds no token rows to recompute from", segment_path.string(),
@@ -151,7 +171,7 @@ Accumulators recompute_segment(const std::filesystem::path& segment_path, const 
   for (std::size_t which = 0; which < kTokenTables; ++which)
     tables.keep[which] = !stored.token_tables[which].cells().empty();
   LiveAccumulators live(stored.shape, tables);
-  RowObserver observer(segment, excluded_tokens, live);
+  RowObserver observer(segment, excluded_tokens, document_groups, live);
 
   const std::uint64_t n_rows = segment.n_rows();
   for (std::uint64_t first = 0; first < n_rows;) {
@@ -185,6 +205,7 @@ Reduced reduce_runs(const std::vector<std::filesystem::path>& folders, const Red
   std::size_t n_segments = 0;
   for (const std::filesystem::path& folder : folders) {
     runs.push_back(open_run(folder));
+    if (options.recompute) runs.back().document_groups = read_document_groups(runs.back());
     n_segments += runs.back().segments.size();
   }
   const std::vector<std::string> names = dataset_names(runs);
@@ -211,7 +232,7 @@ Reduced reduce_runs(const std::vector<std::filesystem::path>& folders, const Red
         if (options.recompute) {
           const std::filesystem::path next =
               s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
-          stored = recompute_segment(path, next, run.excluded_tokens, stored);
+          stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
         }
         dataset.accumulators.merge(stored);
         dataset.ranks.add(segment);

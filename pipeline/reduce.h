@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,9 +30,10 @@ struct Reduced {
 Reduced reduce_runs(const std::vector<std::filesystem::path>& runs, const ReduceOptions& options,
                     const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm);
 
-/// The accumulators of one segment's rows, computed anew. What rows at level tokens do not hold (margin, largest
-/// probability, sums of probabilities, z-loss) is taken from `stored`.
+/// The accumulators of one segment's rows, computed anew. document_groups: of all documents of the run. What rows at
+/// level tokens do not hold (margin, largest probability, sums of probabilities, z-loss) is taken from `stored`.
 Accumulators recompute_segment(const std::filesystem::path& segment, const std::filesystem::path& next_segment,
-                               const std::vector<std::uint8_t>& excluded_tokens, const Accumulators& stored);
+                               const std::vector<std::uint8_t>& excluded_tokens,
+                               std::span<const std::uint16_t> document_groups, const Accumulators& stored);
 
 }  // namespace switchyard

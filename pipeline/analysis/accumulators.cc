@@ -220,19 +220,39 @@ void append_paths(std::vector<Table>& tables, const std::vector<const Accumulato
                     "bound on the tokens missing from a path's count"});
 }
 
-void append_token_table(std::vector<Table>& tables, const std::vector<const Accumulators*>& datasets, std::size_t which,
-                        const std::string& root) {
-  const AccumulatorShape& shape = datasets.front()->shape;
-  const auto experts = static_cast<std::uint64_t>(shape.experts);
-  const std::uint64_t rows = static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary);
+/// How a sparse table of `rows` rows for each dataset is stored.
+struct SparseField {
+  std::string group;     // path
+  std::string pointers;  // dimension of its row pointers
+  std::string cells;     // ... and of its cells
+  std::string by;        // what its rows are, in words
+  std::uint64_t rows;
+};
+
+SparseField token_field(std::size_t which, const AccumulatorShape& shape) {
+  const std::string name(kTokenTableNames[which]);
+  return {"/tokens/" + name, "row_pointer", name + "_cell", "token, expert] of slots by " + name + " token id",
+          static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary)};
+}
+
+SparseField group_field(const AccumulatorShape& shape) {
+  return {"/groups", "group_pointer", "group_cell", "group, expert] of slots by group of documents",
+          static_cast<std::uint64_t>(shape.layers) * kDocumentGroups};
+}
+
+/// counts_of(dataset) -> its SparseCounts.
+template <typename F>
+void append_sparse(std::vector<Table>& tables, const std::vector<const Accumulators*>& datasets,
+                   const std::string& root, const SparseField& field, F counts_of) {
+  const auto experts = static_cast<std::uint64_t>(datasets.front()->shape.experts);
   std::vector<std::uint64_t> indptr = {0};
   std::vector<std::uint16_t> index;
   std::vector<std::uint64_t> value;
-  indptr.reserve(rows * datasets.size() + 1);
+  indptr.reserve(field.rows * datasets.size() + 1);
   for (const Accumulators* a : datasets) {
-    const SparseCounts& counts = a->token_tables[which];
+    const SparseCounts& counts = counts_of(*a);
     std::size_t at = 0;
-    for (std::uint64_t row = 0; row < rows; ++row) {
+    for (std::uint64_t row = 0; row < field.rows; ++row) {
       for (; at < counts.cells().size() && counts.cells()[at] / experts == row; ++at) {
         index.push_back(static_cast<std::uint16_t>(counts.cells()[at] % experts));
         value.push_back(counts.counts()[at]);
@@ -240,14 +260,14 @@ void append_token_table(std::vector<Table>& tables, const std::vector<const Accu
       indptr.push_back(value.size());
     }
   }
-  const std::string name(kTokenTableNames[which]);
-  const std::string group = root + "/tokens/" + name;
+  const std::string group = root + field.group;
   const std::uint64_t nonzero = value.size();
   const std::uint64_t n_pointers = indptr.size();
-  const std::string suffix = " of a CSR matrix [dataset * layer * token, expert] of slots by " + name + " token id";
-  tables.push_back({group + "/indptr", {"row_pointer"}, {n_pointers}, std::move(indptr), "1", "row pointers" + suffix});
-  tables.push_back({group + "/index", {name + "_cell"}, {nonzero}, std::move(index), "1", "experts" + suffix});
-  tables.push_back({group + "/value", {name + "_cell"}, {nonzero}, std::move(value), "1", "counts" + suffix});
+  const std::string suffix = " of a CSR matrix [dataset * layer * " + field.by;
+  tables.push_back(
+      {group + "/indptr", {field.pointers}, {n_pointers}, std::move(indptr), "1", "row pointers" + suffix});
+  tables.push_back({group + "/index", {field.cells}, {nonzero}, std::move(index), "1", "experts" + suffix});
+  tables.push_back({group + "/value", {field.cells}, {nonzero}, std::move(value), "1", "counts" + suffix});
 }
 
 /// Tables by path, with typed access that names what is missing.
@@ -311,21 +331,34 @@ void read_paths(const TableIndex& index, std::vector<Accumulators>& datasets) {
       datasets[dataset[i]].paths.add(std::span(experts).subspan(i * length, length), count[i]);
 }
 
-void read_token_table(const TableIndex& index, std::size_t which, std::vector<Accumulators>& datasets) {
-  const std::string group = "/tokens/" + std::string(kTokenTableNames[which]);
-  if (index.find(group + "/indptr") == nullptr) return;  // not recorded
-  const AccumulatorShape& shape = datasets.front().shape;
-  const std::uint64_t rows = static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary);
-  const auto& indptr = index.values<std::uint64_t>(group + "/indptr", rows * datasets.size() + 1);
-  const auto& value = index.values<std::uint64_t>(group + "/value", TableIndex::kAnyLength);
-  const auto& expert = index.values<std::uint16_t>(group + "/index", value.size());
+/// The inverse; counts_of(dataset) -> a reference. A table that was not recorded leaves them empty.
+template <typename F>
+void read_sparse(const TableIndex& index, const SparseField& field, std::vector<Accumulators>& datasets, F counts_of) {
+  if (index.find(field.group + "/indptr") == nullptr) return;
+  const auto experts = static_cast<std::uint64_t>(datasets.front().shape.experts);
+  const auto& indptr = index.values<std::uint64_t>(field.group + "/indptr", field.rows * datasets.size() + 1);
+  const auto& value = index.values<std::uint64_t>(field.group + "/value", TableIndex::kAnyLength);
+  const auto& expert = index.values<std::uint16_t>(field.group + "/index", value.size());
   for (std::size_t row = 0; row + 1 < indptr.size(); ++row) {
     if (indptr[row + 1] < indptr[row] || indptr[row + 1] > value.size())
-      throw Error("row pointers do not ascend within the table", group + "/indptr",
+      throw Error("row pointers do not ascend within the table", field.group + "/indptr",
                   "the file is damaged: reduce again");
     for (std::uint64_t at = indptr[row]; at < indptr[row + 1]; ++at)
-      datasets[row / rows].token_tables[which].append(
-          row % rows * static_cast<std::uint64_t>(shape.experts) + expert[at], value[at]);
+      counts_of(datasets[row / field.rows]).append(row % field.rows * experts + expert[at], value[at]);
+  }
+}
+
+/// Collective. The sum of all ranks' counts on rank 0.
+void sum_to_root(SparseCounts& counts, const Communicator& comm) {
+  const std::vector<std::uint64_t> sizes = comm.all_gather<std::uint64_t>(counts.cells().size());
+  const std::vector<std::uint64_t> cells = comm.gather_v<std::uint64_t>(counts.cells());
+  const std::vector<std::uint64_t> values = comm.gather_v<std::uint64_t>(counts.counts());
+  if (comm.rank() != 0) return;
+  auto begin = static_cast<std::ptrdiff_t>(sizes[0]);
+  for (std::size_t r = 1; r < sizes.size(); ++r) {
+    const auto end = begin + static_cast<std::ptrdiff_t>(sizes[r]);
+    counts.merge({{cells.begin() + begin, cells.begin() + end}, {values.begin() + begin, values.begin() + end}});
+    begin = end;
   }
 }
 
@@ -395,6 +428,7 @@ void Accumulators::merge(const Accumulators& other) {
       (this->*field.member)[i].merge((other.*field.member)[i]);
   paths.merge(other.paths);
   for (std::size_t i = 0; i < kTokenTables; ++i) token_tables[i].merge(other.token_tables[i]);
+  group_counts.merge(other.group_counts);
 }
 
 std::vector<std::uint64_t> Accumulators::layer_counts(int layer) const {
@@ -432,18 +466,8 @@ void Accumulators::reduce_to_root(const Communicator& comm) {
     for (std::size_t i = 0; i < counts.size(); ++i)
       paths.add(std::span(experts).subspan(i * paths.length(), paths.length()), counts[i]);
   }
-  for (SparseCounts& table : token_tables) {
-    const std::vector<std::uint64_t> sizes = comm.all_gather<std::uint64_t>(table.cells().size());
-    const std::vector<std::uint64_t> cells = comm.gather_v<std::uint64_t>(table.cells());
-    const std::vector<std::uint64_t> values = comm.gather_v<std::uint64_t>(table.counts());
-    if (comm.rank() != 0) continue;
-    auto begin = static_cast<std::ptrdiff_t>(sizes[0]);
-    for (std::size_t r = 1; r < sizes.size(); ++r) {
-      const auto end = begin + static_cast<std::ptrdiff_t>(sizes[r]);
-      table.merge({{cells.begin() + begin, cells.begin() + end}, {values.begin() + begin, values.begin() + end}});
-      begin = end;
-    }
-  }
+  for (SparseCounts& table : token_tables) sum_to_root(table, comm);
+  sum_to_root(group_counts, comm);
 }
 
 std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, const std::string& root) {
@@ -453,7 +477,12 @@ std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, c
   for (const auto& field : sum_fields()) tables.push_back(concatenate(field, datasets, root));
   append_moments(tables, datasets, root);
   append_paths(tables, datasets, root);
-  for (std::size_t which = 0; which < kTokenTables; ++which) append_token_table(tables, datasets, which, root);
+  const AccumulatorShape& shape = datasets.front()->shape;
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    append_sparse(tables, datasets, root, token_field(which, shape),
+                  [which](const Accumulators& a) -> const SparseCounts& { return a.token_tables[which]; });
+  append_sparse(tables, datasets, root, group_field(shape),
+                [](const Accumulators& a) -> const SparseCounts& { return a.group_counts; });
   return tables;
 }
 
@@ -469,7 +498,10 @@ std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const st
   for (const auto& field : sum_fields()) read_field(index, field, datasets);
   for (const auto& field : moment_fields()) read_moments(index, field, datasets);
   read_paths(index, datasets);
-  for (std::size_t which = 0; which < kTokenTables; ++which) read_token_table(index, which, datasets);
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    read_sparse(index, token_field(which, shape), datasets,
+                [which](Accumulators& a) -> SparseCounts& { return a.token_tables[which]; });
+  read_sparse(index, group_field(shape), datasets, [](Accumulators& a) -> SparseCounts& { return a.group_counts; });
   return datasets;
 }
 

@@ -10,6 +10,7 @@
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/document_groups.h"
 #include "pipeline/analysis/path_sketch.h"
 #include "pipeline/analysis/sparse_counts.h"
 
@@ -89,6 +90,7 @@ struct Accumulators {
 
   PathSketch paths;
   std::array<SparseCounts, kTokenTables> token_tables;  // cell = (layer * V + token) * E + expert
+  SparseCounts group_counts;                            // slots; cell = (layer * kDocumentGroups + group) * E + expert
 
   explicit Accumulators(const AccumulatorShape& shape = {});
   /// Throws Error when the shapes differ.

@@ -38,9 +38,34 @@ bool intersect(const std::uint16_t* a, const std::uint16_t* b, std::size_t k) {
   return false;
 }
 
-std::vector<std::vector<std::uint32_t>> empty_tables(const AccumulatorShape& shape, bool keep) {
-  const std::size_t cells = static_cast<std::size_t>(shape.vocabulary) * static_cast<std::size_t>(shape.experts);
+/// A table [rows, E] for each layer.
+std::vector<std::vector<std::uint32_t>> empty_tables(const AccumulatorShape& shape, int rows, bool keep) {
+  const std::size_t cells = static_cast<std::size_t>(rows) * static_cast<std::size_t>(shape.experts);
   return {keep ? static_cast<std::size_t>(shape.layers) : 0, std::vector<std::uint32_t>(cells, 0)};
+}
+
+void add_into(std::vector<std::vector<std::uint32_t>>& to, const std::vector<std::vector<std::uint32_t>>& from) {
+  for (std::size_t l = 0; l < to.size(); ++l)
+    std::transform(to[l].begin(), to[l].end(), from[l].begin(), to[l].begin(), std::plus<>());
+}
+
+void set_to_zero(std::vector<std::vector<std::uint32_t>>& tables) {
+  for (auto& table : tables) std::fill(table.begin(), table.end(), 0);
+}
+
+/// Collective. The sum of all ranks' tables as sparse counts on rank 0, cells numbered through the layers; leaves
+/// zeros.
+SparseCounts take_tables(std::vector<std::vector<std::uint32_t>>& tables, const Communicator& comm) {
+  SparseCounts taken;
+  for (std::size_t l = 0; l < tables.size(); ++l) {
+    std::vector<std::uint64_t> counts(tables[l].begin(), tables[l].end());
+    comm.sum_to_root(counts);
+    if (comm.rank() != 0) continue;
+    const std::uint64_t first = l * counts.size();
+    for (std::size_t cell = 0; cell < counts.size(); ++cell) taken.append(first + cell, counts[cell]);
+  }
+  set_to_zero(tables);
+  return taken;
 }
 
 }  // namespace
@@ -64,8 +89,9 @@ std::vector<double> probability_sums(TensorView probabilities, std::span<const s
 }
 
 LiveAccumulators::LiveAccumulators(const AccumulatorShape& shape, TokenTableChoice tables)
-    : shape_(shape), choice_(tables), sums_(shape) {
-  for (std::size_t which = 0; which < kTokenTables; ++which) dense_[which] = empty_tables(shape, tables.keep[which]);
+    : shape_(shape), choice_(tables), sums_(shape), dense_groups_(empty_tables(shape, kDocumentGroups, true)) {
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    dense_[which] = empty_tables(shape, shape.vocabulary, tables.keep[which]);
 }
 
 std::uint64_t LiveAccumulators::table_bytes(const AccumulatorShape& shape, TokenTableChoice tables) {
@@ -76,17 +102,15 @@ std::uint64_t LiveAccumulators::table_bytes(const AccumulatorShape& shape, Token
 
 void LiveAccumulators::absorb(LiveAccumulators& other) {
   sums_.merge(other.sums_);
-  for (std::size_t which = 0; which < kTokenTables; ++which)
-    for (std::size_t l = 0; l < dense_[which].size(); ++l)
-      std::transform(dense_[which][l].begin(), dense_[which][l].end(), other.dense_[which][l].begin(),
-                     dense_[which][l].begin(), std::plus<>());
+  for (std::size_t which = 0; which < kTokenTables; ++which) add_into(dense_[which], other.dense_[which]);
+  add_into(dense_groups_, other.dense_groups_);
   other.clear();
 }
 
 void LiveAccumulators::clear() {
   sums_ = Accumulators(shape_);
-  for (auto& tables : dense_)
-    for (auto& table : tables) std::fill(table.begin(), table.end(), 0);
+  for (auto& tables : dense_) set_to_zero(tables);
+  set_to_zero(dense_groups_);
 }
 
 void LiveAccumulators::observe(const TokenView& tokens) {
@@ -143,6 +167,7 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
   std::array<std::uint32_t*, kTokenTables> table{};
   for (std::size_t which = 0; which < kTokenTables; ++which)
     table[which] = choice_.keep[which] ? dense_[which][l].data() : nullptr;
+  std::uint32_t* const groups = dense_groups_[l].data();
 
   for (std::size_t t = 0; t < n; ++t) {
     if (!is_included(tokens, t)) continue;
@@ -157,6 +182,8 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
       ++position_count[bucket * n_experts + e];
       for (std::size_t i = 0; i < k; ++i) ++coactivation[e * n_experts + expert[i]];
     }
+    std::uint32_t* group = groups + tokens.group[t] * n_experts;
+    for (std::size_t j = 0; j < k; ++j) ++group[expert[j]];
     const std::array<std::int64_t, kTokenTables> token = {tokens.token[t], tokens.target[t],
                                                           static_cast<std::int64_t>(tokens.predicted[t])};
     for (std::size_t which = 0; which < kTokenTables; ++which) {
@@ -217,15 +244,8 @@ Accumulators LiveAccumulators::take(const Communicator& comm) {
   Accumulators taken = std::exchange(sums_, Accumulators(shape_));
   taken.reduce_to_root(comm);
   for (std::size_t which = 0; which < kTokenTables; ++which)
-    for (std::size_t l = 0; l < dense_[which].size(); ++l) {
-      std::vector<std::uint64_t> counts(dense_[which][l].begin(), dense_[which][l].end());
-      std::fill(dense_[which][l].begin(), dense_[which][l].end(), 0);
-      comm.sum_to_root(counts);
-      if (comm.rank() != 0) continue;
-      const std::uint64_t first = l * counts.size();
-      for (std::size_t cell = 0; cell < counts.size(); ++cell)
-        taken.token_tables[which].append(first + cell, counts[cell]);
-    }
+    taken.token_tables[which] = take_tables(dense_[which], comm);
+  taken.group_counts = take_tables(dense_groups_, comm);
   return taken;
 }
 

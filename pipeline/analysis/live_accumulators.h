@@ -26,6 +26,7 @@ struct LayerView {
 struct TokenView {
   std::span<const std::uint32_t> token;      // [n]
   std::span<const std::uint32_t> position;   // [n] in the window; 0 begins a window
+  std::span<const std::uint16_t> group;      // [n] document_group of the token's document
   std::span<const std::int64_t> target;      // [n] next token, -1 where there is none
   std::span<const std::uint32_t> predicted;  // [n]
   std::span<const float> loss;               // [n] nats
@@ -69,8 +70,9 @@ class LiveAccumulators {
   AccumulatorShape shape_;
   TokenTableChoice choice_;
   Accumulators sums_;
-  // [L][V, E] each; u32 because a segment has fewer than 2^32 tokens.
+  // [L][V, E] each, and [L][kDocumentGroups, E]; u32 because a segment has fewer than 2^32 tokens.
   std::array<std::vector<std::vector<std::uint32_t>>, kTokenTables> dense_;
+  std::vector<std::vector<std::uint32_t>> dense_groups_;
 };
 
 }  // namespace switchyard

@@ -407,6 +407,7 @@ std::vector<std::pair<std::string, std::string>> statistics_group_descriptions()
           {"/tokens/input", "by the token itself"},
           {"/tokens/target", "by the token that follows"},
           {"/tokens/predicted", "by the model's guess of the token that follows"},
+          {"/groups", "experts by group of documents, what confidence intervals resample"},
           {"/loss", "next-token loss"},
           {"/ranks", "load, traffic and time of the ranks that routed the dataset"}};
 }

@@ -7,6 +7,14 @@ import support
 E, K, LAYERS = 8, 2, 6
 
 
+def fnv_group(identifier):
+    """The group of a document: 64-bit FNV-1a of its id, halves folded, modulo 1024."""
+    value = 0xcbf29ce484222325
+    for byte in identifier:
+        value = (value ^ byte) * 0x100000001b3 % 2**64
+    return (value ^ value >> 32) % 1024
+
+
 class Statistics(support.TestCase):
     def setUp(self):
         super().setUp()
@@ -97,6 +105,15 @@ class Statistics(support.TestCase):
                 sparse = np.zeros((LAYERS * 4096, E), int)
                 sparse[row, index] = value
                 np.testing.assert_array_equal(sparse.reshape(dense.shape), dense)
+            document_group = np.array([fnv_group(i) for i in record["documents/id"][:]])[record["tokens/document"][:]]
+            dense = np.zeros((LAYERS, 1024, E), int)
+            for l in range(LAYERS):
+                np.add.at(dense[l], (np.repeat(document_group, K), experts[l].ravel()), 1)
+            indptr, index, value = (stats[f"groups/{c}"][:].astype(np.int64) for c in ("indptr", "index", "value"))
+            sparse = np.zeros((LAYERS * 1024, E), int)
+            sparse[np.repeat(np.arange(LAYERS * 1024), np.diff(indptr)), index] = value
+            np.testing.assert_array_equal(sparse.reshape(dense.shape), dense)
+            self.assertGreater((dense[0].sum(1) > 0).sum(), 30)
             paths, times = np.unique(np.stack([e[:, 0] for e in experts], 1), axis=0, return_counts=True)
             self.assertEqual(stats["paths/undercount"][0], 0)
             self.assertEqual(len(stats["paths/count"]), len(times))

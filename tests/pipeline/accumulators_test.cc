@@ -18,6 +18,7 @@ constexpr TokenTableChoice kAllTables{};
 struct Sample {
   std::vector<std::uint32_t> token, position, predicted;
   std::vector<std::int64_t> target;
+  std::vector<std::uint16_t> group;
   std::vector<float> loss;
   std::vector<std::uint8_t> included;
   std::vector<std::vector<std::uint16_t>> expert;
@@ -37,7 +38,9 @@ struct Sample {
     probability_sum.assign(layers, std::vector<double>(5, 0.0));
     for (std::size_t w = 0; w < windows; ++w) {
       const auto length = static_cast<std::uint32_t>(1 + random() % 9);
+      const auto of_document = static_cast<std::uint16_t>(random() % kDocumentGroups);
       for (std::uint32_t p = 0; p < length; ++p) {
+        group.push_back(of_document);
         token.push_back(static_cast<std::uint32_t>(random() % 50));
         position.push_back(p);
         predicted.push_back(static_cast<std::uint32_t>(random() % 50));
@@ -68,7 +71,7 @@ struct Sample {
     for (std::size_t l = 0; l < expert.size(); ++l)
       views.push_back({part(expert[l], 2), part(weight[l], 2), part(entropy[l]), part(margin[l]), part(top[l]),
                        part(lse[l]), probability_sum[l]});
-    live.observe({part(token), part(position), part(target), part(predicted), part(loss),
+    live.observe({part(token), part(position), part(group), part(target), part(predicted), part(loss),
                   exclude ? part(included) : std::span<const std::uint8_t>(), views});
   }
   std::size_t window_end(std::size_t from) const {
@@ -97,7 +100,23 @@ void expect_equal_counts(const Accumulators& a, const Accumulators& b) {
   EXPECT_EQ(a.weight_histogram, b.weight_histogram);
   EXPECT_EQ(a.confident, b.confident);
   EXPECT_EQ(a.token_tables, b.token_tables);
+  EXPECT_EQ(a.group_counts, b.group_counts);
   EXPECT_EQ(a.paths.entries().size(), b.paths.entries().size());
+}
+
+TEST(DocumentGroups, AreFnv1aFoldedModulo1024) {
+  // Low and high halves of the published 64-bit FNV-1a values of "" and "foobar", cbf29ce484222325 and
+  // 85944171f73967e8.
+  EXPECT_EQ(document_group(""), (0x84222325U ^ 0xcbf29ce4U) % 1024);
+  EXPECT_EQ(document_group("foobar"), (0xf73967e8U ^ 0x85944171U) % 1024);
+}
+
+TEST(DocumentGroups, NumberedIdsSpreadEvenly) {
+  std::vector<std::uint64_t> documents(kDocumentGroups, 0);
+  for (int i = 0; i < 100 * kDocumentGroups; ++i) ++documents[document_group("doc-" + std::to_string(i))];
+  const auto [least, most] = std::minmax_element(documents.begin(), documents.end());
+  EXPECT_GT(*least, 40U);  // Poisson with mean 100: six standard deviations
+  EXPECT_LT(*most, 160U);
 }
 
 TEST(Accumulators, CountsEqualABruteForce) {
@@ -112,6 +131,7 @@ TEST(Accumulators, CountsEqualABruteForce) {
   std::vector<std::uint64_t> together(3 * 25, 0);
   std::vector<std::uint64_t> repeat(3, 0);
   std::vector<std::uint64_t> by_input(3 * 50 * 5, 0);
+  std::vector<std::uint64_t> by_group(3 * kDocumentGroups * 5, 0);
   for (std::size_t t = 0; t < sample.token.size(); ++t) {
     if (sample.included[t] == 0) continue;
     ++tokens;
@@ -121,6 +141,7 @@ TEST(Accumulators, CountsEqualABruteForce) {
       const std::uint16_t* e = sample.expert[l].data() + 2 * t;
       for (int i = 0; i < 2; ++i) {
         ++by_input[(l * 50 + sample.token[t]) * 5 + e[i]];
+        ++by_group[(l * kDocumentGroups + sample.group[t]) * 5 + e[i]];
         for (int j = 0; j < 2; ++j) {
           ++together[l * 25 + e[i] * 5U + e[j]];
           if (l > 0) ++flow[(l - 1) * 25 + sample.expert[l - 1][2 * t + static_cast<std::size_t>(i)] * 5U + e[j]];
@@ -135,10 +156,13 @@ TEST(Accumulators, CountsEqualABruteForce) {
   EXPECT_EQ(got.flow, flow);
   EXPECT_EQ(got.coactivation, together);
   EXPECT_EQ(got.repeat_top1, repeat);
-  const SparseCounts& table = got.token_tables[static_cast<std::size_t>(TokenTable::input)];
-  std::vector<std::uint64_t> dense(by_input.size(), 0);
-  for (std::size_t i = 0; i < table.cells().size(); ++i) dense[table.cells()[i]] = table.counts()[i];
-  EXPECT_EQ(dense, by_input);
+  const auto dense = [](const SparseCounts& table, std::size_t size) {
+    std::vector<std::uint64_t> cells(size, 0);
+    for (std::size_t i = 0; i < table.cells().size(); ++i) cells.at(table.cells()[i]) = table.counts()[i];
+    return cells;
+  };
+  EXPECT_EQ(dense(got.token_tables[static_cast<std::size_t>(TokenTable::input)], by_input.size()), by_input);
+  EXPECT_EQ(dense(got.group_counts, by_group.size()), by_group);
 }
 
 TEST(Accumulators, PartsMergeToTheWholeInAnyGrouping) {

@@ -45,13 +45,14 @@ TEST(Batching, BatchesAreFilledInOrder) {
 TEST(Batching, TargetsFollowTheDocument) {
   Block block;
   block.tokens = {11, 12, 13, 21, 22};
-  block.windows = {{7, 0, 2, 13}, {7, 2, 1, -1}, {8, 3, 2, 23}};
+  block.windows = {{7, 0, 2, 13, 3}, {7, 2, 1, -1, 3}, {8, 3, 2, 23, 900}};
   const Batch batch = make_batch(block, 0, 3);
   EXPECT_EQ(batch.tokens, block.tokens);
   EXPECT_EQ(batch.targets, (std::vector<std::int64_t>{12, 13, -1, 22, 23}));
   EXPECT_EQ(batch.window_offsets, (std::vector<std::int32_t>{0, 2, 3, 5}));
   const StepTokens step = make_step_tokens(block, 0, 3);
   EXPECT_EQ(step.document, (std::vector<std::uint32_t>{7, 7, 7, 8, 8}));
+  EXPECT_EQ(step.group, (std::vector<std::uint16_t>{3, 3, 3, 900, 900}));
   EXPECT_EQ(step.position, (std::vector<std::uint32_t>{0, 1, 0, 0, 1}));
   EXPECT_EQ(make_batch(block, 1, 1).window_offsets, (std::vector<std::int32_t>{0}));
 }

@@ -4,9 +4,12 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <random>
+#include <set>
 
 #include "parallel/error.h"
+#include "pipeline/analysis/document_groups.h"
 
 namespace switchyard {
 namespace {
@@ -72,6 +75,7 @@ TEST_F(BlockSourceTest, EveryTokenOnceInCorpusOrder) {
   std::vector<std::uint64_t> lengths;
   std::uint64_t row = 0;
   std::uint64_t next_document = 0;
+  std::map<std::uint64_t, std::set<std::uint16_t>> groups;  // of each document's windows, known on every rank
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     EXPECT_EQ(blocks[b].ordinal, b);
     EXPECT_EQ(blocks[b].first_row, row);
@@ -87,6 +91,7 @@ TEST_F(BlockSourceTest, EveryTokenOnceInCorpusOrder) {
       for (std::int64_t i = 0; i < window.count; ++i)
         seen.push_back(blocks[b].tokens[window.first + static_cast<std::size_t>(i)]);
       const std::uint32_t last = seen.back();
+      groups[window.document].insert(window.group);
       // Row 9 is the document of corpus b: its tokens begin at 50000.
       const std::uint64_t name = window.document == 9 ? 50 : window.document;
       const std::size_t length = window.document == 9 ? 33 : kLengths[window.document];
@@ -99,6 +104,11 @@ TEST_F(BlockSourceTest, EveryTokenOnceInCorpusOrder) {
     for (std::size_t t = 0; t < kLengths[d]; ++t) expected.push_back(static_cast<std::uint32_t>(d * 1000 + t));
   for (std::uint32_t t = 0; t < 33; ++t) expected.push_back(50000 + t);
   EXPECT_EQ(seen, expected);
+  EXPECT_EQ(groups.size(), 9U);  // one of the ten documents is empty
+  for (const auto& [document, of_windows] : groups) {
+    const std::string id = "d" + std::to_string(document == 9 ? 50 : document);
+    EXPECT_EQ(of_windows, std::set<std::uint16_t>{document_group(id)}) << id;
+  }
   ASSERT_EQ(lengths.size(), 10U);
   for (std::size_t d = 0; d < kLengths.size(); ++d) EXPECT_EQ(lengths[d], kLengths[d]);
   EXPECT_TRUE(blocks.back().last_of_corpus);
