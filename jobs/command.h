@@ -12,6 +12,7 @@ using Arguments = std::vector<std::string>;
 // collective over the processes of an mpirun.
 int run_route(const Arguments& arguments);
 int run_reduce(const Arguments& arguments);
+int run_compare(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_synth(const Arguments& arguments);
 int run_bench(const Arguments& arguments);

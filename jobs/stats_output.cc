@@ -44,7 +44,8 @@ void write_table(std::ostream& out, const Table& table, const std::vector<std::s
       [&](const auto& values) {
         for (const auto& value : values) {
           for (std::size_t d = 0; d < at.size(); ++d) {
-            if (table.dimensions[d] == "dataset" && at[d] < dataset_names.size())
+            const bool is_dataset = table.dimensions[d] == "dataset" || table.dimensions[d] == "dataset2";
+            if (is_dataset && at[d] < dataset_names.size())
               write_text(out, dataset_names[at[d]]);
             else
               out << at[d];
@@ -63,30 +64,38 @@ void write_table(std::ostream& out, const Table& table, const std::vector<std::s
 
 }  // namespace
 
-void write_stats(const std::filesystem::path& path, const Reduced& reduced) {
-  const std::vector<std::pair<std::string, std::string>> groups = statistics_group_descriptions();
-  const std::map<std::string, std::string> attributes = {
-      {"format", std::string(kStatsFormat)},
-      {"format_version", std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor)},
-      {"program", std::string("switchyard ") + version() + " (" + git_commit() + ")"},
-      {"model", reduced.model.name},
-      {"family", reduced.model.family}};
-  write_tables(path, attributes, {groups.begin(), groups.end()}, statistics_tables(reduced.model, reduced.datasets));
+void write_stats_tables(const std::filesystem::path& path, std::map<std::string, std::string> facts,
+                        const std::vector<std::pair<std::string, std::string>>& groups,
+                        const std::vector<Table>& tables) {
+  facts["format"] = std::string(kStatsFormat);
+  facts["format_version"] = std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor);
+  facts["program"] = std::string("switchyard ") + version() + " (" + git_commit() + ")";
+  write_tables(path, facts, {groups.begin(), groups.end()}, tables);
 }
 
-void write_csv(const std::filesystem::path& folder, const Reduced& reduced) {
+void write_csv_tables(const std::filesystem::path& folder, const std::vector<Table>& tables,
+                      const std::vector<std::string>& dataset_names) {
   std::filesystem::create_directories(folder);
-  std::vector<std::string> names;
-  for (const Dataset& dataset : reduced.datasets) names.push_back(dataset.name);
-  for (const Table& table : statistics_tables(reduced.model, reduced.datasets)) {
+  for (const Table& table : tables) {
     std::string name = table.path.substr(1);
     std::replace(name.begin(), name.end(), '/', '_');
     const std::filesystem::path path = folder / (name + ".csv");
     std::ofstream out(path);
-    write_table(out, table, names);
+    write_table(out, table, dataset_names);
     out.close();
     if (!out) throw Error("cannot write", path.string(), "check that the folder is writable and the disk has room");
   }
+}
+
+void write_stats(const std::filesystem::path& path, const Reduced& reduced) {
+  write_stats_tables(path, {{"model", reduced.model.name}, {"family", reduced.model.family}},
+                     statistics_group_descriptions(), statistics_tables(reduced.model, reduced.datasets));
+}
+
+void write_csv(const std::filesystem::path& folder, const Reduced& reduced) {
+  std::vector<std::string> names;
+  for (const Dataset& dataset : reduced.datasets) names.push_back(dataset.name);
+  write_csv_tables(folder, statistics_tables(reduced.model, reduced.datasets), names);
 }
 
 }  // namespace switchyard

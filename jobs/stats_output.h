@@ -1,15 +1,29 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "pipeline/reduce.h"
 
 namespace switchyard {
 
-/// Writes what a reduction gave as stats.h5, whole or not at all.
+/// Writes tables of statistics as an HDF5 file, whole or not at all. facts: attributes besides format and program;
+/// groups: what each group is about.
+void write_stats_tables(const std::filesystem::path& path, std::map<std::string, std::string> facts,
+                        const std::vector<std::pair<std::string, std::string>>& groups,
+                        const std::vector<Table>& tables);
+/// Writes every table as folder/GROUP_NAME.csv: tidy, one observation a row, the columns named as the dimensions,
+/// datasets by name.
+void write_csv_tables(const std::filesystem::path& folder, const std::vector<Table>& tables,
+                      const std::vector<std::string>& dataset_names);
+
+/// Writes what a reduction gave as stats.h5.
 void write_stats(const std::filesystem::path& path, const Reduced& reduced);
 
-/// Writes every table of it as folder/GROUP_NAME.csv: tidy, one observation a row, the columns named as the dimensions.
+/// The same as CSV.
 void write_csv(const std::filesystem::path& folder, const Reduced& reduced);
 
 }  // namespace switchyard

@@ -1,0 +1,184 @@
+#include "pipeline/analysis/compare.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "jobs/command.h"
+#include "jobs/format.h"
+#include "jobs/machine.h"
+#include "jobs/options.h"
+#include "jobs/stats_output.h"
+#include "parallel/communicator.h"
+#include "parallel/error.h"
+
+namespace switchyard {
+namespace {
+
+constexpr double kNoticed = 0.05;  // adjusted p-values below count as differences in the summary
+
+OptionParser make_parser() {
+  OptionParser parser(
+      "compare", "compare STATS... [-o compare.h5] [options]",
+      "Says for every pair of datasets and every MoE layer how far apart their use of the experts is: Jensen-Shannon "
+      "divergence (nats) and total\n"
+      "variation, each with a bootstrap interval over documents and a permutation test, p-values adjusted over layers; "
+      "and for all of them together how\n"
+      "specialised experts are. Datasets are corpora: two domains, two runs, two checkpoints of one shape.",
+      "Examples:\n  switchyard compare run/stats.h5 -o compare.h5\n  mpirun -n 4 switchyard compare monday/stats.h5 "
+      "tuesday/stats.h5 -o drift.h5 --csv tables --bootstrap 10000\n");
+  auto add = parser.options().add_options();
+  add("stats", po::value<std::vector<std::string>>()->required()->value_name("STATS"),
+      "stats.h5 of route or reduce; also without --stats");
+  add("output,o", po::value<std::string>()->value_name("FILE"), "write every figure as HDF5");
+  add("csv", po::value<std::string>()->value_name("DIR"), "write every table as CSV");
+  add("bootstrap", po::value<int>()->default_value(1000), "resamples behind an interval");
+  add("permutations", po::value<int>()->default_value(1000),
+      "permutations behind a p-value, which is at least 1 / (1 + N)");
+  add("confidence", po::value<double>()->default_value(0.95), "of the intervals");
+  add("seed", po::value<std::uint64_t>()->default_value(0), "the same seed gives the same figures");
+  add("threads", po::value<int>()->value_name("N"), "threads of each rank (default: the CPUs it may use)");
+  add("quiet", po::bool_switch(), "no progress, no summary");
+  parser.positional("stats", -1);
+  return parser;
+}
+
+CompareOptions compare_options(const OptionParser& parser) {
+  const CompareOptions options{.bootstrap = parser.get<int>("bootstrap"),
+                               .permutations = parser.get<int>("permutations"),
+                               .confidence = parser.get<double>("confidence"),
+                               .seed = parser.get<std::uint64_t>("seed")};
+  for (const auto& [name, value] :
+       {std::pair("--bootstrap", options.bootstrap), {"--permutations", options.permutations}})
+    if (value < 20) throw UsageError("is " + std::to_string(value), name, "give at least 20; 1000 is usual");
+  if (!(options.confidence > 0 && options.confidence < 1))
+    throw UsageError("is " + std::to_string(options.confidence), "--confidence", "give a number between 0 and 1");
+  return options;
+}
+
+/// Collective: pairs are dealt to ranks in turn; rank 0 gets them all, in order.
+std::vector<PairDistances> compare_all(const std::vector<GroupedSlots>& datasets, const CompareOptions& options,
+                                       bool show, const Communicator& comm) {
+  const auto rank = static_cast<std::size_t>(comm.rank());
+  const auto n_ranks = static_cast<std::size_t>(comm.size());
+  const auto n_layers = static_cast<std::size_t>(datasets.front().layers);
+  const std::size_t n_pairs = datasets.size() * (datasets.size() - 1) / 2;
+  const auto start = std::chrono::steady_clock::now();
+
+  std::vector<std::vector<float>> usage(datasets.size());
+  const auto usage_of = [&](std::size_t d) -> const std::vector<float>& {
+    if (usage[d].empty()) usage[d] = bootstrap_usage(datasets[d], options);
+    return usage[d];
+  };
+  std::vector<Distance> mine;  // [my pairs][2][L]
+  std::size_t pair = 0;
+  for (std::size_t i = 0; i < datasets.size(); ++i)
+    for (std::size_t j = i + 1; j < datasets.size(); ++j, ++pair) {
+      if (pair % n_ranks != rank) continue;
+      const PairDistances distances = compare_pair(datasets[i], datasets[j], usage_of(i), usage_of(j), options);
+      mine.insert(mine.end(), distances.jensen_shannon.begin(), distances.jensen_shannon.end());
+      mine.insert(mine.end(), distances.total_variation.begin(), distances.total_variation.end());
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (show && n_pairs > 1 && seconds > 2)
+        std::cerr << "pair " << pair + 1 << " of " << n_pairs << ", ETA "
+                  << as_duration(seconds * static_cast<double>(n_pairs - pair - 1) / static_cast<double>(pair + 1))
+                  << "\n";
+    }
+  const std::vector<Distance> all = comm.gather_v<Distance>(mine);
+  std::vector<PairDistances> pairs;
+  if (comm.rank() != 0) return pairs;
+  // Rank r's pairs are r, r + R, ...: where its run of distances begins.
+  std::vector<std::size_t> next(n_ranks, 0);
+  for (std::size_t r = 1; r < n_ranks; ++r) next[r] = next[r - 1] + (n_pairs + n_ranks - r) / n_ranks * 2 * n_layers;
+  for (std::size_t p = 0; p < n_pairs; ++p) {
+    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(next[p % n_ranks]);
+    const auto middle = begin + static_cast<std::ptrdiff_t>(n_layers);
+    pairs.push_back({{begin, middle}, {middle, middle + static_cast<std::ptrdiff_t>(n_layers)}});
+    next[p % n_ranks] += 2 * n_layers;
+  }
+  return pairs;
+}
+
+void print_pairs(const std::vector<GroupedSlots>& datasets, const std::vector<PairDistances>& pairs,
+                 const CompareOptions& options) {
+  std::printf(
+      "Jensen-Shannon divergence of the experts' usage, nats, at the layer where it is largest, with its %g %% "
+      "interval over documents;\nlayers that differ: adjusted p below %g\n",
+      100 * options.confidence, kNoticed);
+  std::size_t width = 0;
+  for (const GroupedSlots& dataset : datasets) width = std::max(width, dataset.name.size());
+  const auto column = static_cast<int>(width);
+  std::printf("  %-*s  %-*s  %5s  %8s  %-18s  %8s  %s\n", column, "", column, "", "layer", "JSD", "interval", "p",
+              "layers that differ");
+  std::size_t pair = 0;
+  for (std::size_t i = 0; i < datasets.size(); ++i)
+    for (std::size_t j = i + 1; j < datasets.size(); ++j, ++pair) {
+      const std::vector<Distance>& layers = pairs[pair].jensen_shannon;
+      const auto most = std::max_element(layers.begin(), layers.end(),
+                                         [](const Distance& a, const Distance& b) { return a.value < b.value; });
+      const auto noticed =
+          std::count_if(layers.begin(), layers.end(), [](const Distance& d) { return d.q < kNoticed; });
+      std::printf("  %-*s  %-*s  %5td  %8.5f  [%7.5f, %7.5f]  %8.4f  %td of %zu\n", column, datasets[i].name.c_str(),
+                  column, datasets[j].name.c_str(), most - layers.begin(), most->value, most->low, most->high, most->p,
+                  noticed, layers.size());
+    }
+}
+
+}  // namespace
+
+int run_compare(const Arguments& arguments) {
+  OptionParser parser = make_parser();
+  if (!parser.parse(arguments)) return 0;
+  const CompareOptions options = compare_options(parser);
+  const Communicator comm = Communicator::world();
+  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads"))
+                                            : default_threads(host_names(comm), comm.rank()));
+  const auto& words = parser.get<std::vector<std::string>>("stats");
+  const std::vector<GroupedSlots> datasets = read_grouped_slots({words.begin(), words.end()});
+  if (datasets.size() < 2)
+    throw Error("hold one dataset", words.front(),
+                "name files with at least two datasets: corpora of a run, or two runs");
+  if (datasets.front().layers == 0)
+    throw Error("is of a dense model, which routes nothing", words.front(),
+                "compare runs of a mixture-of-experts model");
+  const bool show = comm.rank() == 0 && !parser.flag("quiet");
+  const std::vector<PairDistances> pairs = compare_all(datasets, options, show, comm);
+  if (comm.rank() != 0) return 0;
+
+  std::vector<std::string> names;
+  std::vector<std::uint64_t> groups;
+  for (const GroupedSlots& dataset : datasets) {
+    names.push_back(dataset.name);
+    groups.push_back(dataset.groups());
+  }
+  std::vector<Table> tables = distance_tables(datasets, pairs);
+  for (Table& table : pooled_tables(datasets)) tables.push_back(std::move(table));
+  tables.push_back({"/datasets/name", {"dataset"}, {names.size()}, names, "1", "name of the dataset"});
+  tables.push_back(
+      {"/datasets/groups", {"dataset"}, {groups.size()}, std::move(groups), "1", "groups of documents with slots"});
+  if (parser.has("output"))
+    write_stats_tables(parser.get<std::string>("output"),
+                       {{"bootstrap", std::to_string(options.bootstrap)},
+                        {"permutations", std::to_string(options.permutations)},
+                        {"confidence", std::to_string(options.confidence)},
+                        {"seed", std::to_string(options.seed)}},
+                       {{"/datasets", "what is compared"},
+                        {"/compare", "distances between datasets by layer, with intervals and p-values"},
+                        {"/specialisation", "usage of experts by dataset against all datasets pooled"},
+                        {"/dataset_information", "what an expert says of the dataset"}},
+                       tables);
+  if (parser.has("csv")) write_csv_tables(parser.get<std::string>("csv"), tables, names);
+  if (show) {
+    print_pairs(datasets, pairs, options);
+    if (parser.has("output")) std::cout << "\ncomparison: " << parser.get<std::string>("output") << "\n";
+  }
+  return 0;
+}
+
+}  // namespace switchyard

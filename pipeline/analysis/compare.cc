@@ -1,0 +1,419 @@
+#include "pipeline/analysis/compare.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <random>
+
+#include "io/routing_schema.h"
+#include "io/stats_file.h"
+#include "parallel/error.h"
+#include "pipeline/analysis/document_groups.h"
+#include "pipeline/analysis/metrics.h"
+
+namespace switchyard {
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+/// Tables of a file by path.
+class StatsTables {
+ public:
+  explicit StatsTables(const std::filesystem::path& file) : file_(file.string()) {
+    for (Table& table : read_tables(file, std::string(kStatsFormat))) by_path_.emplace(table.path, std::move(table));
+  }
+  const Table& at(const std::string& path) const {
+    const auto found = by_path_.find(path);
+    if (found == by_path_.end())
+      throw Error("has no " + path, file_,
+                  "reduce the run anew; records without groups of documents must be routed anew");
+    return found->second;
+  }
+  template <typename T>
+  const std::vector<T>& values(const std::string& path) const {
+    const auto* values = std::get_if<std::vector<T>>(&at(path).values);
+    if (values == nullptr) throw Error(path + " is of another type", file_, "reduce the run anew");
+    return *values;
+  }
+  [[noreturn]] void damaged(const std::string& what) const { throw Error(what, file_, "reduce the run anew"); }
+
+ private:
+  std::string file_;
+  std::map<std::string, Table> by_path_;
+};
+
+std::vector<GroupedSlots> datasets_of(const StatsTables& tables) {
+  const auto& names = tables.values<std::string>("/datasets/name");
+  const Table& count = tables.at("/load/count");
+  const auto& counts = tables.values<std::uint64_t>("/load/count");
+  if (count.shape.size() != 3 || count.shape[0] != names.size()) tables.damaged("/load/count has another shape");
+  const std::uint64_t layers = count.shape[1];
+  const std::uint64_t experts = count.shape[2];
+  const auto& indptr = tables.values<std::uint64_t>("/groups/indptr");
+  const auto& index = tables.values<std::uint16_t>("/groups/index");
+  const auto& value = tables.values<std::uint64_t>("/groups/value");
+  const std::uint64_t rows = layers * kDocumentGroups;
+  if (indptr.size() != rows * names.size() + 1 || indptr.back() != value.size() || index.size() != value.size() ||
+      !std::is_sorted(indptr.begin(), indptr.end()))
+    tables.damaged("/groups is no table of its datasets");
+
+  std::vector<GroupedSlots> datasets;
+  for (std::size_t d = 0; d < names.size(); ++d) {
+    GroupedSlots dataset{names[d], static_cast<int>(layers), static_cast<int>(experts), {}};
+    std::vector<double> all(kDocumentGroups * layers * experts, 0);  // [groups, L, E]
+    std::vector<double> sums(layers * experts, 0);
+    for (std::uint64_t row = 0; row < rows; ++row) {
+      const std::uint64_t layer = row / kDocumentGroups;
+      const std::uint64_t group = row % kDocumentGroups;
+      for (std::uint64_t at = indptr[d * rows + row]; at < indptr[d * rows + row + 1]; ++at) {
+        if (index[at] >= experts) tables.damaged("/groups/index names expert " + std::to_string(index[at]));
+        all[(group * layers + layer) * experts + index[at]] += static_cast<double>(value[at]);
+        sums[layer * experts + index[at]] += static_cast<double>(value[at]);
+      }
+    }
+    for (std::size_t cell = 0; cell < sums.size(); ++cell)
+      if (sums[cell] != static_cast<double>(counts[d * sums.size() + cell]))
+        tables.damaged("the groups of dataset " + names[d] + " do not add up to /load/count");
+    for (std::size_t g = 0; g < kDocumentGroups; ++g) {
+      const auto begin = all.begin() + static_cast<std::ptrdiff_t>(g * dataset.row());
+      const auto end = begin + static_cast<std::ptrdiff_t>(dataset.row());
+      if (std::any_of(begin, end, [](double slots) { return slots > 0; }))
+        dataset.slots.insert(dataset.slots.end(), begin, end);
+    }
+    datasets.push_back(std::move(dataset));
+  }
+  return datasets;
+}
+
+/// "runs/monday" of "runs/monday/stats.h5", else the file's name without its ending.
+std::string label_of(const std::filesystem::path& file) {
+  const std::filesystem::path whole = std::filesystem::absolute(file).lexically_normal();
+  return whole.filename() == "stats.h5" ? whole.parent_path().filename().string() : whole.stem().string();
+}
+
+/// Shares of each layer: slots [L, E] -> usage [L, E]; 0 where a layer has no slot.
+template <typename To>
+void to_usage(std::span<const double> slots, std::size_t experts, To* usage) {
+  for (std::size_t begin = 0; begin < slots.size(); begin += experts) {
+    const auto layer = slots.subspan(begin, experts);
+    const double sum = std::accumulate(layer.begin(), layer.end(), 0.0);
+    for (std::size_t e = 0; e < experts; ++e) usage[begin + e] = static_cast<To>(sum > 0 ? layer[e] / sum : 0.0);
+  }
+}
+
+std::vector<double> total_slots(const GroupedSlots& dataset) {
+  std::vector<double> sums(dataset.row(), 0);
+  for (std::size_t i = 0; i < dataset.slots.size(); ++i) sums[i % sums.size()] += dataset.slots[i];
+  return sums;
+}
+
+/// An independent stream of random numbers for each (seed, name, number).
+std::mt19937_64 random_stream(std::uint64_t seed, std::string_view name, std::uint64_t number) {
+  std::vector<std::uint32_t> words = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32U),
+                                      static_cast<std::uint32_t>(number)};
+  for (const char byte : name) words.push_back(static_cast<unsigned char>(byte));
+  std::seed_seq sequence(words.begin(), words.end());
+  return std::mt19937_64(sequence);
+}
+
+/// Uniform in [0, n), the same on every standard library.
+std::size_t below(std::size_t n, std::mt19937_64& random) {
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<std::size_t>(static_cast<Wide>(random()) * n >> 64U);
+}
+
+using Metric = double (*)(std::span<const double>, std::span<const double>);
+constexpr std::array<Metric, 2> kMetrics = {jensen_shannon, total_variation};
+
+/// [L] a metric of two usages [L, E].
+std::vector<double> by_layer(Metric metric, std::span<const double> a, std::span<const double> b, std::size_t experts) {
+  std::vector<double> distances;
+  for (std::size_t begin = 0; begin < a.size(); begin += experts)
+    distances.push_back(metric(a.subspan(begin, experts), b.subspan(begin, experts)));
+  return distances;
+}
+
+/// Value at a quantile of ascending values, between neighbours linearly.
+double quantile(std::span<const double> sorted, double at) {
+  const double place = at * static_cast<double>(sorted.size() - 1);
+  const auto lower = static_cast<std::size_t>(place);
+  const std::size_t upper = std::min(lower + 1, sorted.size() - 1);
+  return sorted[lower] + (place - static_cast<double>(lower)) * (sorted[upper] - sorted[lower]);
+}
+
+/// Fills bias, low and high from resampled distances.
+void add_interval(Distance& distance, std::vector<double> resampled, double confidence) {
+  if (resampled.empty()) {
+    distance.bias = distance.low = distance.high = kNan;
+    return;
+  }
+  const double mean = std::accumulate(resampled.begin(), resampled.end(), 0.0) / static_cast<double>(resampled.size());
+  std::sort(resampled.begin(), resampled.end());
+  distance.bias = mean - distance.value;
+  distance.low = std::max(0.0, 2 * distance.value - quantile(resampled, (1 + confidence) / 2));
+  distance.high = std::max(0.0, 2 * distance.value - quantile(resampled, (1 - confidence) / 2));
+}
+
+/// [metrics][L] permutations whose distance is at least the observed one.
+std::array<std::vector<std::uint64_t>, 2> permute(const GroupedSlots& a, const GroupedSlots& b,
+                                                  const std::array<std::vector<double>, 2>& observed,
+                                                  const CompareOptions& options) {
+  constexpr double kRounding = 1e-12;  // the observed deal, met again, may differ by the order of its sums
+  const std::size_t row = a.row();
+  const auto experts = static_cast<std::size_t>(a.experts);
+  const std::size_t n = a.groups() + b.groups();
+  const std::size_t dealt = std::min(a.groups(), b.groups());  // the smaller heap is summed, the other is the rest
+  const auto group = [&](std::size_t g) {
+    return g < a.groups() ? a.slots.data() + g * row : b.slots.data() + (g - a.groups()) * row;
+  };
+  std::vector<double> all = total_slots(a);
+  const std::vector<double> of_b = total_slots(b);
+  std::transform(all.begin(), all.end(), of_b.begin(), all.begin(), std::plus<>());
+
+  std::array<std::vector<std::uint64_t>, 2> at_least;
+  for (auto& counts : at_least) counts.assign(static_cast<std::size_t>(a.layers), 0);
+#pragma omp parallel
+  {
+    std::array<std::vector<std::uint64_t>, 2> mine = {std::vector<std::uint64_t>(at_least[0].size(), 0),
+                                                      std::vector<std::uint64_t>(at_least[0].size(), 0)};
+    std::vector<std::size_t> order(n);
+    std::vector<double> heap(row);
+    std::vector<double> rest(row);
+    std::vector<double> heap_usage(row);
+    std::vector<double> rest_usage(row);
+#pragma omp for schedule(dynamic, 8)
+    for (int permutation = 0; permutation < options.permutations; ++permutation) {
+      std::mt19937_64 random =
+          random_stream(options.seed, a.name + '\n' + b.name, static_cast<std::uint64_t>(permutation));
+      std::iota(order.begin(), order.end(), std::size_t{0});
+      std::fill(heap.begin(), heap.end(), 0.0);
+      for (std::size_t i = 0; i < dealt; ++i) {
+        std::swap(order[i], order[i + below(n - i, random)]);
+        const double* slots = group(order[i]);
+        for (std::size_t cell = 0; cell < row; ++cell) heap[cell] += slots[cell];
+      }
+      std::transform(all.begin(), all.end(), heap.begin(), rest.begin(), std::minus<>());
+      to_usage<double>(heap, experts, heap_usage.data());
+      to_usage<double>(rest, experts, rest_usage.data());
+      for (std::size_t m = 0; m < kMetrics.size(); ++m) {
+        const std::vector<double> distances = by_layer(kMetrics[m], heap_usage, rest_usage, experts);
+        for (std::size_t l = 0; l < distances.size(); ++l)
+          mine[m][l] += distances[l] >= observed[m][l] - kRounding ? 1 : 0;
+      }
+    }
+#pragma omp critical
+    for (std::size_t m = 0; m < kMetrics.size(); ++m)
+      std::transform(at_least[m].begin(), at_least[m].end(), mine[m].begin(), at_least[m].begin(), std::plus<>());
+  }
+  return at_least;
+}
+
+}  // namespace
+
+std::vector<GroupedSlots> read_grouped_slots(const std::vector<std::filesystem::path>& files) {
+  std::vector<std::vector<GroupedSlots>> of_file;
+  std::map<std::string, int> uses;
+  for (const std::filesystem::path& file : files) {
+    of_file.push_back(datasets_of(StatsTables(file)));
+    for (const GroupedSlots& dataset : of_file.back()) ++uses[dataset.name];
+  }
+  std::vector<GroupedSlots> datasets;
+  for (std::size_t f = 0; f < files.size(); ++f)
+    for (GroupedSlots& dataset : of_file[f]) {
+      if (uses[dataset.name] > 1) dataset.name = label_of(files[f]) + "/" + dataset.name;
+      if (!datasets.empty() && (dataset.layers != datasets[0].layers || dataset.experts != datasets[0].experts))
+        throw Error("is of a model with " + std::to_string(dataset.layers) + " MoE layers and " +
+                        std::to_string(dataset.experts) + " experts, the others have " +
+                        std::to_string(datasets[0].layers) + " and " + std::to_string(datasets[0].experts),
+                    files[f].string(), "compare models of one shape");
+      if (std::any_of(datasets.begin(), datasets.end(), [&](const GroupedSlots& d) { return d.name == dataset.name; }))
+        throw Error("holds a second dataset named " + dataset.name, files[f].string(), "name each file once");
+      datasets.push_back(std::move(dataset));
+    }
+  return datasets;
+}
+
+std::vector<float> bootstrap_usage(const GroupedSlots& dataset, const CompareOptions& options) {
+  const std::size_t n = dataset.groups();
+  const std::size_t row = dataset.row();
+  if (n < 2) return {};
+  std::vector<float> usage_of(static_cast<std::size_t>(options.bootstrap) * row);
+#pragma omp parallel for schedule(dynamic, 8)
+  for (int resample = 0; resample < options.bootstrap; ++resample) {
+    std::mt19937_64 random = random_stream(options.seed, dataset.name, static_cast<std::uint64_t>(resample));
+    std::vector<std::uint32_t> times(n, 0);
+    for (std::size_t i = 0; i < n; ++i) ++times[below(n, random)];
+    std::vector<double> sums(row, 0);
+    for (std::size_t g = 0; g < n; ++g) {
+      if (times[g] == 0) continue;
+      for (std::size_t cell = 0; cell < row; ++cell) sums[cell] += times[g] * dataset.slots[g * row + cell];
+    }
+    to_usage(sums, static_cast<std::size_t>(dataset.experts),
+             usage_of.data() + static_cast<std::size_t>(resample) * row);
+  }
+  return usage_of;
+}
+
+PairDistances compare_pair(const GroupedSlots& a, const GroupedSlots& b, std::span<const float> a_usage,
+                           std::span<const float> b_usage, const CompareOptions& options) {
+  const auto experts = static_cast<std::size_t>(a.experts);
+  const std::size_t row = a.row();
+  std::vector<double> usage_a(row);
+  std::vector<double> usage_b(row);
+  to_usage<double>(total_slots(a), experts, usage_a.data());
+  to_usage<double>(total_slots(b), experts, usage_b.data());
+  std::array<std::vector<double>, 2> observed;
+  for (std::size_t m = 0; m < kMetrics.size(); ++m) observed[m] = by_layer(kMetrics[m], usage_a, usage_b, experts);
+
+  // Resampled distances, [metrics][L][resamples].
+  const std::size_t resamples = std::min(a_usage.size(), b_usage.size()) / std::max<std::size_t>(row, 1);
+  std::array<std::vector<std::vector<double>>, 2> resampled;
+  for (auto& of_metric : resampled) of_metric.resize(static_cast<std::size_t>(a.layers));
+  for (std::size_t r = 0; r < resamples; ++r) {
+    const std::vector<double> of_a(a_usage.begin() + static_cast<std::ptrdiff_t>(r * row),
+                                   a_usage.begin() + static_cast<std::ptrdiff_t>((r + 1) * row));
+    const std::vector<double> of_b(b_usage.begin() + static_cast<std::ptrdiff_t>(r * row),
+                                   b_usage.begin() + static_cast<std::ptrdiff_t>((r + 1) * row));
+    for (std::size_t m = 0; m < kMetrics.size(); ++m) {
+      const std::vector<double> distances = by_layer(kMetrics[m], of_a, of_b, experts);
+      for (std::size_t l = 0; l < distances.size(); ++l) resampled[m][l].push_back(distances[l]);
+    }
+  }
+  const bool testable = a.groups() >= 2 && b.groups() >= 2;
+  const auto at_least = testable ? permute(a, b, observed, options) : std::array<std::vector<std::uint64_t>, 2>{};
+
+  PairDistances result;
+  const std::array<std::vector<Distance>*, 2> outputs = {&result.jensen_shannon, &result.total_variation};
+  for (std::size_t m = 0; m < kMetrics.size(); ++m) {
+    std::vector<double> p;
+    for (std::size_t l = 0; l < observed[m].size(); ++l) {
+      Distance distance{.value = observed[m][l]};
+      add_interval(distance, std::move(resampled[m][l]), options.confidence);
+      distance.p = testable ? (1 + static_cast<double>(at_least[m][l])) / (1 + options.permutations) : kNan;
+      p.push_back(distance.p);
+      outputs[m]->push_back(distance);
+    }
+    const std::vector<double> q = benjamini_hochberg(p);
+    for (std::size_t l = 0; l < q.size(); ++l) (*outputs[m])[l].q = q[l];
+  }
+  return result;
+}
+
+std::vector<double> benjamini_hochberg(std::span<const double> p) {
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < p.size(); ++i)
+    if (!std::isnan(p[i])) order.push_back(i);
+  std::sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return p[i] < p[j]; });
+  std::vector<double> adjusted(p.size(), kNan);
+  double least = 1;
+  for (std::size_t rank = order.size(); rank-- > 0;) {
+    least = std::min(least, p[order[rank]] * static_cast<double>(order.size()) / static_cast<double>(rank + 1));
+    adjusted[order[rank]] = least;
+  }
+  return adjusted;
+}
+
+double total_variation(std::span<const double> p, std::span<const double> q) {
+  double sum = 0;
+  for (std::size_t i = 0; i < p.size(); ++i) sum += std::abs(p[i] - q[i]);
+  return sum / 2;
+}
+
+std::vector<Table> pooled_tables(const std::vector<GroupedSlots>& datasets) {
+  const std::size_t row = datasets.front().row();
+  const auto experts = static_cast<std::size_t>(datasets.front().experts);
+  const auto n_layers = static_cast<std::uint64_t>(datasets.front().layers);
+  std::vector<std::vector<double>> slots;
+  std::vector<double> pooled(row, 0);
+  for (const GroupedSlots& dataset : datasets) {
+    slots.push_back(total_slots(dataset));
+    std::transform(pooled.begin(), pooled.end(), slots.back().begin(), pooled.begin(), std::plus<>());
+  }
+  std::vector<double> pooled_usage(row);
+  to_usage<double>(pooled, experts, pooled_usage.data());
+  std::vector<double> ratio;
+  for (const std::vector<double>& of_dataset : slots) {
+    std::vector<double> usage_of(row);
+    to_usage<double>(of_dataset, experts, usage_of.data());
+    std::transform(usage_of.begin(), usage_of.end(), pooled_usage.begin(), std::back_inserter(ratio), std::divides<>());
+  }
+  std::vector<double> information;
+  std::vector<double> bias;
+  for (std::size_t l = 0; l < n_layers; ++l) {
+    std::vector<std::uint64_t> table;  // [datasets, E]
+    for (const std::vector<double>& of_dataset : slots)
+      for (std::size_t e = 0; e < experts; ++e)
+        table.push_back(static_cast<std::uint64_t>(of_dataset[l * experts + e]));
+    information.push_back(mutual_information(table, datasets.size(), experts));
+    bias.push_back(miller_madow_bias(table, datasets.size(), experts));
+  }
+  std::vector<Table> tables;
+  tables.push_back({"/specialisation/usage_ratio",
+                    {"dataset", "layer", "expert"},
+                    {datasets.size(), n_layers, experts},
+                    std::move(ratio),
+                    "1",
+                    "usage of the expert on the dataset over its usage on all datasets pooled"});
+  tables.push_back({"/specialisation/pooled_usage",
+                    {"layer", "expert"},
+                    {n_layers, experts},
+                    std::move(pooled_usage),
+                    "1",
+                    "usage on all datasets pooled"});
+  tables.push_back({"/dataset_information/mutual_information",
+                    {"layer"},
+                    {n_layers},
+                    std::move(information),
+                    "nats",
+                    "mutual information of expert and dataset, over slots (plug-in)"});
+  tables.push_back({"/dataset_information/mutual_information_bias",
+                    {"layer"},
+                    {n_layers},
+                    std::move(bias),
+                    "nats",
+                    "Miller-Madow correction to subtract"});
+  return tables;
+}
+
+std::vector<Table> distance_tables(const std::vector<GroupedSlots>& datasets, const std::vector<PairDistances>& pairs) {
+  struct Column {
+    const char* suffix;
+    double Distance::*member;
+    const char* long_name;  // behind the metric's name
+  };
+  constexpr std::array<Column, 6> kColumns = {{{"", &Distance::value, ""},
+                                               {"_bias", &Distance::bias, ": mean of the resamples minus the value"},
+                                               {"_low", &Distance::low, ": lower end of the interval"},
+                                               {"_high", &Distance::high, ": upper end of the interval"},
+                                               {"_p", &Distance::p, ": p-value of the permutation test"},
+                                               {"_q", &Distance::q, ": p adjusted over layers"}}};
+  const std::size_t n = datasets.size();
+  const auto n_layers = static_cast<std::size_t>(datasets.front().layers);
+  std::vector<Table> tables;
+  for (const auto& [name, units, about, member] :
+       {std::tuple("jsd", "nats", "Jensen-Shannon divergence of usage", &PairDistances::jensen_shannon),
+        std::tuple("tv", "1", "total variation of usage", &PairDistances::total_variation)}) {
+    for (const Column& column : kColumns) {
+      std::vector<double> values(n * n * n_layers, kNan);
+      std::size_t pair = 0;
+      for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = i + 1; j < n; ++j, ++pair)
+          for (std::size_t l = 0; l < n_layers; ++l)
+            values[(i * n + j) * n_layers + l] = values[(j * n + i) * n_layers + l] =
+                (pairs[pair].*member)[l].*column.member;
+      const bool is_probability = column.member == &Distance::p || column.member == &Distance::q;
+      tables.push_back({std::string("/compare/") + name + column.suffix,
+                        {"dataset", "dataset2", "layer"},
+                        {n, n, n_layers},
+                        std::move(values),
+                        is_probability ? "1" : units,
+                        std::string(about) + column.long_name});
+    }
+  }
+  return tables;
+}
+
+}  // namespace switchyard
