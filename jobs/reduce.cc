@@ -13,15 +13,18 @@
 namespace switchyard {
 
 int run_reduce(const Arguments& arguments) {
-  OptionParser parser("reduce", "reduce RUN... -o stats.h5 [options]",
-                      "Sums the records of any number of runs of one model into statistics by dataset: a corpus of a "
-                      "run. Ranks of an mpirun share the\n"
-                      "segments; a run may still be going on: what it has committed so far is taken.",
-                      "Examples:\n  switchyard reduce run -o stats.h5\n  mpirun -n 4 switchyard reduce runs/* -o "
-                      "all.h5 --csv tables\n");
+  OptionParser parser(
+      "reduce", "reduce RUN|STATS... -o stats.h5 [options]",
+      "Sums the records of any number of runs of one model into statistics by dataset: a corpus of a "
+      "run. Ranks of an mpirun share the\n"
+      "segments; a run may still be going on: what it has committed so far is taken. Statistics files give the same as "
+      "the runs they were made of.",
+      "Examples:\n  switchyard reduce run -o stats.h5\n  mpirun -n 4 switchyard reduce runs/* -o "
+      "all.h5 --csv tables\n  "
+      "switchyard reduce monday/stats.h5 tuesday/stats.h5 -o week.h5\n");
   auto add = parser.options().add_options();
-  add("run", po::value<std::vector<std::string>>()->required()->value_name("RUN"),
-      "OUT folder of a route; also without --run");
+  add("run", po::value<std::vector<std::string>>()->required()->value_name("RUN|STATS"),
+      "OUT folder of a route, or a stats.h5; also without --run");
   add("output,o", po::value<std::string>()->required()->value_name("FILE"), "the statistics file");
   add("csv", po::value<std::string>()->value_name("DIR"), "write every table as CSV too");
   add("recompute", po::bool_switch(), "from the token rows instead of the sums that were kept while routing");

@@ -9,8 +9,10 @@
 #include "io/routing_reader.h"
 #include "io/routing_writer.h"
 #include "io/run_folder.h"
+#include "io/stats_file.h"
 #include "parallel/bf16.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/dataset_names.h"
 #include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/kernels/router.h"
 #include "pipeline/route_loop.h"
@@ -66,20 +68,6 @@ Run open_run(const std::filesystem::path& folder) {
   }
   if (run.segments.empty()) throw Error("has no committed segment", folder.string(), "route a corpus into it first");
   return run;
-}
-
-/// Names of all datasets, a run's name in front where two runs share a corpus name.
-std::vector<std::string> dataset_names(const std::vector<Run>& runs) {
-  std::map<std::string, int> uses;
-  for (const Run& run : runs)
-    for (const std::string& corpus : run.corpora) ++uses[corpus];
-  std::vector<std::string> names;
-  for (const Run& run : runs) {
-    const std::filesystem::path folder = std::filesystem::absolute(run.folder / "").lexically_normal().parent_path();
-    for (const std::string& corpus : run.corpora)
-      names.push_back(uses[corpus] > 1 ? folder.filename().string() + "/" + corpus : corpus);
-  }
-  return names;
 }
 
 std::vector<float> from_half(const std::vector<std::uint16_t>& bits) {
@@ -199,49 +187,82 @@ Accumulators recompute_segment(const std::filesystem::path& segment_path, const 
   return recomputed;
 }
 
-Reduced reduce_runs(const std::vector<std::filesystem::path>& folders, const ReduceOptions& options,
-                    const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm) {
-  std::vector<Run> runs;
-  std::size_t n_segments = 0;
-  for (const std::filesystem::path& folder : folders) {
-    runs.push_back(open_run(folder));
-    if (options.recompute) runs.back().document_groups = read_document_groups(runs.back());
-    n_segments += runs.back().segments.size();
+namespace {
+
+/// One corpus of a run, on rank 0 the sum over all ranks.
+Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
+                      const std::function<void()>& on_segment, const Communicator& comm) {
+  Dataset dataset{run.corpora[corpus], Accumulators(shape_of(model)), RankLoad(model.n_moe_layers(), model.top_k)};
+  for (std::size_t s = 0; s < run.segments.size(); ++s) {
+    if (run.corpus_of_segment[s] != corpus) continue;
+    on_segment();
+    if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
+    const std::filesystem::path path = run.folder / run.segments[s].file;
+    const RoutingReader segment(path);
+    Accumulators stored =
+        from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0);
+    if (recompute) {
+      const std::filesystem::path next =
+          s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
+      stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
+    }
+    dataset.accumulators.merge(stored);
+    dataset.ranks.add(segment);
   }
-  const std::vector<std::string> names = dataset_names(runs);
+  dataset.accumulators.reduce_to_root(comm);
+  dataset.ranks.reduce_to_root(comm);
+  return dataset;
+}
+
+}  // namespace
+
+Reduced reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
+                    const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm) {
+  // Runs are opened first, so that a missing segment is named before any work is done.
+  std::map<std::filesystem::path, Run> runs;
+  std::size_t n_segments = 0;
+  for (const std::filesystem::path& source : sources) {
+    if (std::filesystem::is_regular_file(source)) {
+      if (options.recompute)
+        throw Error("holds no token rows to recompute from", source.string(), "give --recompute runs' folders only");
+      continue;
+    }
+    Run run = open_run(source);
+    if (options.recompute) run.document_groups = read_document_groups(run);
+    n_segments += run.segments.size();
+    runs.emplace(source, std::move(run));
+  }
 
   Reduced reduced;
+  std::vector<NamedSource> named;
   std::size_t done = 0;
-  for (const Run& run : runs) {
-    const ModelFacts model = RoutingReader(run.folder / run.segments.front().file).model();
-    if (reduced.datasets.empty()) reduced.model = model;
-    if (!(shape_of(model) == shape_of(reduced.model)))
-      throw Error("routed a model of another shape than " + folders.front().string(), run.folder.string(),
+  for (const std::filesystem::path& source : sources) {
+    StoredStatistics part;
+    if (const auto found = runs.find(source); found != runs.end()) {
+      const Run& run = found->second;
+      part.model = RoutingReader(run.folder / run.segments.front().file).model();
+      for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus)
+        part.datasets.push_back(reduce_corpus(
+            run, corpus, part.model, options.recompute,
+            [&] {
+              if (comm.rank() == 0) on_segment(++done, n_segments);
+            },
+            comm));
+    } else {
+      part = from_statistics_tables(read_tables(source, std::string(kStatsFormat)), source.string());
+    }
+    if (reduced.datasets.empty()) reduced.model = part.model;
+    if (!(shape_of(part.model) == shape_of(reduced.model)))
+      throw Error("routed a model of another shape than " + sources.front().string(), source.string(),
                   "reduce each model's runs into a file of its own");
-    for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus) {
-      Dataset dataset{names[reduced.datasets.size()], Accumulators(shape_of(model)),
-                      RankLoad(model.n_moe_layers(), model.top_k)};
-      for (std::size_t s = 0; s < run.segments.size(); ++s) {
-        if (run.corpus_of_segment[s] != corpus) continue;
-        if (comm.rank() == 0) on_segment(++done, n_segments);
-        if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
-        const std::filesystem::path path = run.folder / run.segments[s].file;
-        const RoutingReader segment(path);
-        Accumulators stored =
-            from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0);
-        if (options.recompute) {
-          const std::filesystem::path next =
-              s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
-          stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
-        }
-        dataset.accumulators.merge(stored);
-        dataset.ranks.add(segment);
-      }
-      dataset.accumulators.reduce_to_root(comm);
-      dataset.ranks.reduce_to_root(comm);
+    named.push_back({source, {}});
+    for (Dataset& dataset : part.datasets) {
+      named.back().datasets.push_back(dataset.name);
       reduced.datasets.push_back(std::move(dataset));
     }
   }
+  const std::vector<std::string> names = dataset_names(named);
+  for (std::size_t d = 0; d < names.size(); ++d) reduced.datasets[d].name = names[d];
   return reduced;
 }
 

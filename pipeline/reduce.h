@@ -23,11 +23,11 @@ struct Reduced {
   std::vector<Dataset> datasets;  // runs in the order given, their corpora in the order of the run
 };
 
-/// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment; memory is one
-/// dataset's accumulators and one segment's. A corpus name that occurs in several runs is preceded by its run's folder
-/// name. Throws Error when a folder is no run, a segment is missing, or models differ. on_segment(done, all) is called
-/// on rank 0.
-Reduced reduce_runs(const std::vector<std::filesystem::path>& runs, const ReduceOptions& options,
+/// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment; memory is the
+/// datasets' accumulators and one segment's. A source is a run's folder or a stats file, which gives what it was made
+/// of. A dataset name that occurs in several sources is preceded by its source's (dataset_names.h). Throws Error when a
+/// folder is no run, a segment is missing, or models differ. on_segment(done, all) is called on rank 0.
+Reduced reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
                     const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm);
 
 /// The accumulators of one segment's rows, computed anew. document_groups: of all documents of the run. What rows at

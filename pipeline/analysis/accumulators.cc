@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "parallel/error.h"
+#include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
 namespace {
@@ -270,34 +271,6 @@ void append_sparse(std::vector<Table>& tables, const std::vector<const Accumulat
   tables.push_back({group + "/value", {field.cells}, {nonzero}, std::move(value), "1", "counts" + suffix});
 }
 
-/// Tables by path, with typed access that names what is missing.
-class TableIndex {
- public:
-  TableIndex(const std::vector<Table>& tables, std::string root) : root_(std::move(root)) {
-    for (const Table& table : tables) by_path_[table.path] = &table;
-  }
-  const Table* find(const std::string& path) const {
-    const auto found = by_path_.find(root_ + path);
-    return found == by_path_.end() ? nullptr : found->second;
-  }
-  template <typename T>
-  const std::vector<T>& values(const std::string& path, std::uint64_t expected) const {
-    const Table* table = find(path);
-    const auto* values = table == nullptr ? nullptr : std::get_if<std::vector<T>>(&table->values);
-    if (values == nullptr || (expected != kAnyLength && values->size() != expected))
-      throw Error(values == nullptr
-                      ? "missing, or of another type"
-                      : "holds " + std::to_string(values->size()) + " values, expected " + std::to_string(expected),
-                  root_ + path, "the file was not written by this version of switchyard");
-    return *values;
-  }
-  static constexpr std::uint64_t kAnyLength = ~std::uint64_t{0};
-
- private:
-  std::string root_;
-  std::map<std::string, const Table*> by_path_;
-};
-
 template <typename T>
 void read_field(const TableIndex& index, const Field<T>& field, std::vector<Accumulators>& datasets) {
   if (datasets.empty()) return;
@@ -341,8 +314,7 @@ void read_sparse(const TableIndex& index, const SparseField& field, std::vector<
   const auto& expert = index.values<std::uint16_t>(field.group + "/index", value.size());
   for (std::size_t row = 0; row + 1 < indptr.size(); ++row) {
     if (indptr[row + 1] < indptr[row] || indptr[row + 1] > value.size())
-      throw Error("row pointers do not ascend within the table", field.group + "/indptr",
-                  "the file is damaged: reduce again");
+      index.fail(field.group + "/indptr", "row pointers do not ascend within the table");
     for (std::uint64_t at = indptr[row]; at < indptr[row + 1]; ++at)
       counts_of(datasets[row / field.rows]).append(row % field.rows * experts + expert[at], value[at]);
   }
@@ -489,10 +461,7 @@ std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, c
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
                                       const AccumulatorShape& shape) {
   const TableIndex index(tables, root);
-  const Table* tokens = index.find("/totals/tokens");
-  if (tokens == nullptr)
-    throw Error("no accumulators", root + "/totals/tokens", "the file was not written by switchyard");
-  std::vector<Accumulators> datasets(tokens->size(), Accumulators(shape));
+  std::vector<Accumulators> datasets(index.at("/totals/tokens").size(), Accumulators(shape));
   if (datasets.empty()) return datasets;
   for (const auto& field : count_fields()) read_field(index, field, datasets);
   for (const auto& field : sum_fields()) read_field(index, field, datasets);

@@ -11,45 +11,23 @@
 #include "io/routing_schema.h"
 #include "io/stats_file.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/dataset_names.h"
 #include "pipeline/analysis/document_groups.h"
 #include "pipeline/analysis/metrics.h"
+#include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
 namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-/// Tables of a file by path.
-class StatsTables {
- public:
-  explicit StatsTables(const std::filesystem::path& file) : file_(file.string()) {
-    for (Table& table : read_tables(file, std::string(kStatsFormat))) by_path_.emplace(table.path, std::move(table));
-  }
-  const Table& at(const std::string& path) const {
-    const auto found = by_path_.find(path);
-    if (found == by_path_.end())
-      throw Error("has no " + path, file_,
-                  "reduce the run anew; records without groups of documents must be routed anew");
-    return found->second;
-  }
-  template <typename T>
-  const std::vector<T>& values(const std::string& path) const {
-    const auto* values = std::get_if<std::vector<T>>(&at(path).values);
-    if (values == nullptr) throw Error(path + " is of another type", file_, "reduce the run anew");
-    return *values;
-  }
-  [[noreturn]] void damaged(const std::string& what) const { throw Error(what, file_, "reduce the run anew"); }
-
- private:
-  std::string file_;
-  std::map<std::string, Table> by_path_;
-};
-
-std::vector<GroupedSlots> datasets_of(const StatsTables& tables) {
+std::vector<GroupedSlots> datasets_of(const std::filesystem::path& file) {
+  const std::vector<Table> all_tables = read_tables(file, std::string(kStatsFormat));
+  const TableIndex tables(all_tables, "", file.string());
   const auto& names = tables.values<std::string>("/datasets/name");
   const Table& count = tables.at("/load/count");
   const auto& counts = tables.values<std::uint64_t>("/load/count");
-  if (count.shape.size() != 3 || count.shape[0] != names.size()) tables.damaged("/load/count has another shape");
+  if (count.shape.size() != 3 || count.shape[0] != names.size()) tables.fail("/load/count", "has another shape");
   const std::uint64_t layers = count.shape[1];
   const std::uint64_t experts = count.shape[2];
   const auto& indptr = tables.values<std::uint64_t>("/groups/indptr");
@@ -58,7 +36,7 @@ std::vector<GroupedSlots> datasets_of(const StatsTables& tables) {
   const std::uint64_t rows = layers * kDocumentGroups;
   if (indptr.size() != rows * names.size() + 1 || indptr.back() != value.size() || index.size() != value.size() ||
       !std::is_sorted(indptr.begin(), indptr.end()))
-    tables.damaged("/groups is no table of its datasets");
+    tables.fail("/groups", "is no table of its datasets");
 
   std::vector<GroupedSlots> datasets;
   for (std::size_t d = 0; d < names.size(); ++d) {
@@ -69,14 +47,14 @@ std::vector<GroupedSlots> datasets_of(const StatsTables& tables) {
       const std::uint64_t layer = row / kDocumentGroups;
       const std::uint64_t group = row % kDocumentGroups;
       for (std::uint64_t at = indptr[d * rows + row]; at < indptr[d * rows + row + 1]; ++at) {
-        if (index[at] >= experts) tables.damaged("/groups/index names expert " + std::to_string(index[at]));
+        if (index[at] >= experts) tables.fail("/groups/index", "names expert " + std::to_string(index[at]));
         all[(group * layers + layer) * experts + index[at]] += static_cast<double>(value[at]);
         sums[layer * experts + index[at]] += static_cast<double>(value[at]);
       }
     }
     for (std::size_t cell = 0; cell < sums.size(); ++cell)
       if (sums[cell] != static_cast<double>(counts[d * sums.size() + cell]))
-        tables.damaged("the groups of dataset " + names[d] + " do not add up to /load/count");
+        tables.fail("/groups", "the groups of dataset " + names[d] + " do not add up to /load/count");
     for (std::size_t g = 0; g < kDocumentGroups; ++g) {
       const auto begin = all.begin() + static_cast<std::ptrdiff_t>(g * dataset.row());
       const auto end = begin + static_cast<std::ptrdiff_t>(dataset.row());
@@ -86,12 +64,6 @@ std::vector<GroupedSlots> datasets_of(const StatsTables& tables) {
     datasets.push_back(std::move(dataset));
   }
   return datasets;
-}
-
-/// "runs/monday" of "runs/monday/stats.h5", else the file's name without its ending.
-std::string label_of(const std::filesystem::path& file) {
-  const std::filesystem::path whole = std::filesystem::absolute(file).lexically_normal();
-  return whole.filename() == "stats.h5" ? whole.parent_path().filename().string() : whole.stem().string();
 }
 
 /// Shares of each layer: slots [L, E] -> usage [L, E]; 0 where a layer has no slot.
@@ -214,25 +186,28 @@ std::array<std::vector<std::uint64_t>, 2> permute(const GroupedSlots& a, const G
 }  // namespace
 
 std::vector<GroupedSlots> read_grouped_slots(const std::vector<std::filesystem::path>& files) {
-  std::vector<std::vector<GroupedSlots>> of_file;
-  std::map<std::string, int> uses;
-  for (const std::filesystem::path& file : files) {
-    of_file.push_back(datasets_of(StatsTables(file)));
-    for (const GroupedSlots& dataset : of_file.back()) ++uses[dataset.name];
-  }
   std::vector<GroupedSlots> datasets;
-  for (std::size_t f = 0; f < files.size(); ++f)
-    for (GroupedSlots& dataset : of_file[f]) {
-      if (uses[dataset.name] > 1) dataset.name = label_of(files[f]) + "/" + dataset.name;
-      if (!datasets.empty() && (dataset.layers != datasets[0].layers || dataset.experts != datasets[0].experts))
-        throw Error("is of a model with " + std::to_string(dataset.layers) + " MoE layers and " +
-                        std::to_string(dataset.experts) + " experts, the others have " +
-                        std::to_string(datasets[0].layers) + " and " + std::to_string(datasets[0].experts),
-                    files[f].string(), "compare models of one shape");
-      if (std::any_of(datasets.begin(), datasets.end(), [&](const GroupedSlots& d) { return d.name == dataset.name; }))
-        throw Error("holds a second dataset named " + dataset.name, files[f].string(), "name each file once");
+  std::vector<NamedSource> sources;
+  for (const std::filesystem::path& file : files) {
+    sources.push_back({file, {}});
+    for (GroupedSlots& dataset : datasets_of(file)) {
+      sources.back().datasets.push_back(dataset.name);
       datasets.push_back(std::move(dataset));
+      if (datasets.back().row() != datasets[0].row() || datasets.back().layers != datasets[0].layers)
+        throw Error("is of a model with " + std::to_string(datasets.back().layers) + " MoE layers and " +
+                        std::to_string(datasets.back().experts) + " experts, the others have " +
+                        std::to_string(datasets[0].layers) + " and " + std::to_string(datasets[0].experts),
+                    file.string(), "compare models of one shape");
     }
+  }
+  const std::vector<std::string> names = dataset_names(sources);
+  for (std::size_t d = 0; d < names.size(); ++d) {
+    if (std::find(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(d), names[d]) !=
+        names.begin() + static_cast<std::ptrdiff_t>(d))
+      throw Error("two datasets are named " + names[d], "",
+                  "name each file once, or give their folders different names");
+    datasets[d].name = names[d];
+  }
   return datasets;
 }
 

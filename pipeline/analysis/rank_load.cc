@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <type_traits>
 
 #include "pipeline/analysis/metrics.h"
 #include "pipeline/model/batch.h"
@@ -151,7 +152,16 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
                     std::vector<std::string>(kPhaseNames.begin(), kPhaseNames.end()),
                     "1",
                     "names of the phases"});
+  add("row_bytes", {}, {}, "byte", "size of one dispatched row",
+      [](const RankLoad& r) { return std::vector<std::uint64_t>{r.row_bytes}; });
   if (n_layers == 0) return tables;
+  add("layer_steps", {"layer"}, {n_layers}, "1", "steps with at least one slot",
+      [](const RankLoad& r) { return r.layer_steps; });
+  add("balancedness_sum", {"layer"}, {n_layers}, "1", "sum over steps of (mean + 1e-5) / (max + 1e-5)",
+      [](const RankLoad& r) { return r.balancedness_sum; });
+  add("imbalance_histogram", {"layer", "imbalance_bin"}, {n_layers, RankLoad::kImbalanceBins}, "1",
+      "steps by max / mean - 1 of the ranks' slots, equal bins on [0, 8], larger ones in the last",
+      [](const RankLoad& r) { return r.imbalance_histogram; });
   add("balancedness_mean", {"layer"}, {n_layers}, "1",
       "mean over steps of (mean + 1e-5) / (max + 1e-5) of the ranks' slots (SGLang)",
       [&](const RankLoad& r) { return ratio(r.balancedness_sum, r.layer_steps); });
@@ -191,6 +201,39 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
       "1", "tokens by the number of distinct ranks that hold their experts",
       [](const RankLoad& r) { return r.send_ranks; });
   return tables;
+}
+
+std::vector<RankLoad> from_rank_tables(const TableIndex& tables, std::size_t n_datasets, int n_layers, int top_k) {
+  std::vector<RankLoad> datasets(n_datasets, RankLoad(n_layers, top_k));
+  // Each dataset's part of a table fills a member that the constructor has given its size.
+  const auto read = [&](const std::string& name, auto member) {
+    using Column = std::remove_reference_t<decltype(datasets.front().*member)>;
+    const std::size_t n = n_datasets == 0 ? 0 : (datasets.front().*member).size();
+    const Column& values = tables.values<typename Column::value_type>("/ranks/" + name, n * n_datasets);
+    for (std::size_t d = 0; d < n_datasets; ++d)
+      std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(d * n), n, (datasets[d].*member).begin());
+  };
+  const auto read_one = [&](const std::string& name, auto member) {
+    using Value = std::remove_reference_t<decltype(datasets.front().*member)>;
+    const std::vector<Value>& values = tables.values<Value>("/ranks/" + name, n_datasets);
+    for (std::size_t d = 0; d < n_datasets; ++d) datasets[d].*member = values[d];
+  };
+  read_one("steps", &RankLoad::steps);
+  read_one("step_seconds", &RankLoad::step_seconds);
+  read_one("straggler_seconds", &RankLoad::straggler_seconds);
+  read_one("row_bytes", &RankLoad::row_bytes);
+  read("seconds", &RankLoad::phase_seconds);
+  if (n_layers == 0) return datasets;
+  read("layer_steps", &RankLoad::layer_steps);
+  read("balancedness_sum", &RankLoad::balancedness_sum);
+  read("mean_slots", &RankLoad::mean_sum);
+  read("max_slots", &RankLoad::max_sum);
+  read("imbalance_histogram", &RankLoad::imbalance_histogram);
+  read("imbalance_max", &RankLoad::imbalance_max);
+  read("local_slots", &RankLoad::local_slots);
+  read("remote_slots", &RankLoad::remote_slots);
+  read("send_ranks", &RankLoad::send_ranks);
+  return datasets;
 }
 
 }  // namespace switchyard

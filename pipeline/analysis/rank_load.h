@@ -7,6 +7,7 @@
 #include "io/hdf5/table.h"
 #include "io/routing_reader.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
 
@@ -43,5 +44,7 @@ struct RankLoad {
 
 /// /ranks/* of several datasets, with a leading dimension `dataset`: the sums and the ratios made of them.
 std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets);
+/// The inverse. Throws Error naming a table that is missing or of the wrong length.
+std::vector<RankLoad> from_rank_tables(const TableIndex& tables, std::size_t n_datasets, int n_layers, int top_k);
 
 }  // namespace switchyard

@@ -1,6 +1,7 @@
 #include "pipeline/analysis/statistics.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <numeric>
@@ -8,6 +9,7 @@
 #include <span>
 
 #include "pipeline/analysis/metrics.h"
+#include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
 namespace {
@@ -349,6 +351,66 @@ VocabularySpecialisation vocabulary_specialisation(const SparseCounts& table, co
   return result;
 }
 
+namespace {
+
+/// A number of the model by its name in /model.
+struct ModelNumber {
+  const char* name;
+  int ModelFacts::*member;
+  const char* long_name;
+};
+constexpr std::array<ModelNumber, 5> kModelNumbers = {{{"n_layers", &ModelFacts::n_layers, "decoder layers"},
+                                                       {"d_model", &ModelFacts::d_model, "width"},
+                                                       {"vocabulary", &ModelFacts::vocabulary, "tokens"},
+                                                       {"n_experts", &ModelFacts::n_experts, "experts of a MoE layer"},
+                                                       {"top_k", &ModelFacts::top_k, "experts of a token"}}};
+
+void append_model(std::vector<Table>& tables, const ModelFacts& model) {
+  const auto text = [&](const char* path, const std::string& value, const char* long_name) {
+    tables.push_back({path, {"scalar"}, {1}, std::vector<std::string>{value}, "1", long_name});
+  };
+  text("/model/name", model.name, "name of the model's folder");
+  text("/model/family", model.family, "family of the model");
+  for (const ModelNumber& number : kModelNumbers)
+    tables.push_back({std::string("/model/") + number.name,
+                      {"scalar"},
+                      {1},
+                      std::vector<std::int32_t>{model.*number.member},
+                      "1",
+                      number.long_name});
+  if (model.n_moe_layers() == 0) return;
+  std::vector<std::int32_t> layer_numbers(model.moe_layers.begin(), model.moe_layers.end());
+  tables.push_back({"/model/moe_layers",
+                    {"layer"},
+                    {layer_numbers.size()},
+                    std::move(layer_numbers),
+                    "1",
+                    "decoder layer of each MoE layer"});
+}
+
+}  // namespace
+
+StoredStatistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file) {
+  const TableIndex index(tables, "", file);
+  StoredStatistics stored;
+  ModelFacts& model = stored.model;
+  model.name = index.values<std::string>("/model/name", 1)[0];
+  model.family = index.values<std::string>("/model/family", 1)[0];
+  for (const ModelNumber& number : kModelNumbers)
+    model.*number.member = index.values<std::int32_t>(std::string("/model/") + number.name, 1)[0];
+  if (index.find("/model/moe_layers") != nullptr) {
+    const auto& layers = index.values<std::int32_t>("/model/moe_layers");
+    model.moe_layers.assign(layers.begin(), layers.end());
+  }
+  const auto& names = index.values<std::string>("/datasets/name");
+  std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
+  std::vector<RankLoad> ranks = from_rank_tables(index, names.size(), model.n_moe_layers(), model.top_k);
+  if (accumulators.size() != names.size()) index.fail("/datasets/name", "does not name every dataset");
+  for (std::size_t d = 0; d < names.size(); ++d)
+    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d])});
+  return stored;
+}
+
 std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<Dataset>& datasets) {
   std::vector<Table> tables;
   if (datasets.empty()) return tables;
@@ -372,14 +434,8 @@ std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<
   make.by_dataset("/loss/accuracy", "1", "share of tokens whose arg-max is the next token",
                   [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.targets[0]); });
   for (Table& table : rank_tables(ranks)) tables.push_back(std::move(table));
+  append_model(tables, model);
   if (model.n_moe_layers() == 0) return tables;
-  std::vector<std::int32_t> layer_numbers(model.moe_layers.begin(), model.moe_layers.end());
-  tables.push_back({"/model/moe_layers",
-                    {"layer"},
-                    {layer_numbers.size()},
-                    std::move(layer_numbers),
-                    "1",
-                    "decoder layer of each MoE layer"});
   const auto n_experts = static_cast<std::size_t>(model.n_experts);
   const auto top_k = static_cast<std::size_t>(model.top_k);
   add_load(make, n_experts, model.top_k);

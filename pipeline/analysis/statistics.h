@@ -21,6 +21,13 @@ struct Dataset {
 /// figures made of them, named with their unit. Definitions: pipeline/analysis/README.md.
 std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<Dataset>& datasets);
 
+/// The inverse: what stats.h5 was made of. file: named in errors. Throws Error naming a table that is missing or wrong.
+struct StoredStatistics {
+  ModelFacts model;
+  std::vector<Dataset> datasets;
+};
+StoredStatistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file);
+
 /// What each group of stats.h5 is about.
 std::vector<std::pair<std::string, std::string>> statistics_group_descriptions();
 

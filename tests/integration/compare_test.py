@@ -92,7 +92,7 @@ class Compare(support.TestCase):
         shutil.copy(self.stats, damaged)
         with h5py.File(damaged, "r+") as file:
             file["groups/value"][0] += 1
-        for words, code, needle in (([one / "stats.h5"], 1, "hold one dataset"), ([old], 1, "has no /groups/indptr"), ([damaged], 1, "do not add up"),
+        for words, code, needle in (([one / "stats.h5"], 1, "hold one dataset"), ([old], 1, "/groups/indptr: missing"), ([damaged], 1, "do not add up"),
                                     ([self.folder / "gone.h5"], 1, "gone.h5"), ([self.run_folder / "run.json"], 1, "run.json"),
                                     ([self.stats, self.stats], 1, "name each file once"), ([self.stats, "--confidence", "2"], 2, "--confidence"),
                                     ([self.stats, "--permutations", "3"], 2, "--permutations"), ([], 2, "--stats")):

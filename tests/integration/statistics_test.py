@@ -167,6 +167,36 @@ class Statistics(support.TestCase):
             for name in reference:
                 np.testing.assert_array_equal(reference[name], reduced[name], name)
 
+    def test_stats_files_reduce_to_what_their_runs_do(self):
+        a, b = self.route("logits", ranks=2), self.route("counts", ranks=3)
+        self.switchyard("reduce", a, b, "-o", self.folder / "of-runs.h5", "--quiet", ranks=2)
+        self.switchyard("reduce", a / "stats.h5", b / "stats.h5", "-o", self.folder / "of-stats.h5", "--quiet")
+        self.switchyard("reduce", a / "stats.h5", b, "-o", self.folder / "of-both.h5", "--quiet", ranks=2)
+        self.switchyard("reduce", self.folder / "of-runs.h5", "-o", self.folder / "again.h5", "--quiet")
+        with h5py.File(self.folder / "of-runs.h5") as expected:
+            self.assertEqual([n.decode() for n in expected["datasets/name"][:]], ["logits/text", "counts/text"])
+            for other in ("of-stats.h5", "of-both.h5", "again.h5"):
+                compared = 0
+                with h5py.File(self.folder / other) as file:
+
+                    def compare(name, node):
+                        nonlocal compared
+                        if not isinstance(node, h5py.Dataset):
+                            return
+                        compared += 1
+                        if name.startswith("ranks/") and node.dtype.kind == "f":  # sums of seconds, in another order
+                            np.testing.assert_allclose(file[name][...], node[...], rtol=1e-9, err_msg=f"{other}: {name}")
+                        elif node.dtype.kind == "f":
+                            np.testing.assert_allclose(file[name][...], node[...], rtol=1e-12, err_msg=f"{other}: {name}")
+                        else:
+                            np.testing.assert_array_equal(file[name][...], node[...], f"{other}: {name}")
+
+                    expected.visititems(compare)
+                self.assertGreater(compared, 90)
+        done = support.run("reduce", a / "stats.h5", "-o", self.folder / "no.h5", "--recompute")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("no token rows", done.stderr)
+
     def test_csv_holds_the_same_numbers(self):
         out = self.route("counts", ranks=1)
         self.switchyard("reduce", out, "-o", self.folder / "s.h5", "--csv", self.folder / "csv", "--quiet")
