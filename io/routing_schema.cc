@@ -13,8 +13,9 @@ namespace {
 constexpr std::array<std::pair<RecordLevel, std::string_view>, 3> kLevels = {
     {{RecordLevel::counts, "counts"}, {RecordLevel::tokens, "tokens"}, {RecordLevel::logits, "logits"}}};
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kGroups = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kGroups = {{
     {"/model", "The model whose routing is recorded"},
+    {"/vocabulary", "What token ids stand for"},
     {"/corpora", "The corpora, in the order of their rows"},
     {"/documents", "The documents, in the order of their rows"},
     {"/tokens", "One row for each token, in corpus order: corpus, document, position"},

@@ -14,6 +14,7 @@ int run_route(const Arguments& arguments);
 int run_reduce(const Arguments& arguments);
 int run_compare(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
+int run_tokens(const Arguments& arguments);
 int run_synth(const Arguments& arguments);
 int run_bench(const Arguments& arguments);
 

@@ -1,5 +1,6 @@
 #include "jobs/format.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -42,6 +43,16 @@ std::string as_duration(double seconds) {
   const auto whole = static_cast<std::int64_t>(std::llround(seconds));
   if (whole < 3600) return print("%d min %02d s", static_cast<int>(whole / 60), static_cast<int>(whole % 60));
   return print("%d h %02d min", static_cast<int>(whole / 3600), static_cast<int>(whole / 60 % 60));
+}
+
+std::string as_bars(const std::vector<std::uint64_t>& numbers) {
+  constexpr std::array<const char*, 8> kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
+  std::uint64_t largest = 1;
+  for (const std::uint64_t number : numbers) largest = std::max(largest, number);
+  std::string text;
+  for (const std::uint64_t number : numbers)
+    text += number == 0 ? " " : kBlocks[std::min<std::uint64_t>(7, number * 8 / largest)];
+  return text;
 }
 
 }  // namespace switchyard

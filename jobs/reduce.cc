@@ -35,7 +35,7 @@ int run_reduce(const Arguments& arguments) {
   const Communicator comm = Communicator::world();
   const auto& words = parser.get<std::vector<std::string>>("run");
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
-  const Reduced reduced = reduce_runs(
+  const Statistics reduced = reduce_runs(
       {words.begin(), words.end()}, {parser.flag("recompute")},
       [&](std::size_t done, std::size_t all) {
         if (show && (done % 64 == 0 || done == all)) std::cerr << "segment " << done << " of " << all << "\n";

@@ -403,6 +403,12 @@ void RouteJob::write_master_file(const std::vector<SegmentEntry>& segments) cons
                     std::move(categories),
                     "1",
                     "labels that /documents/category numbers"});
+  if (tokenizer_) {
+    std::vector<std::string> pieces;
+    for (std::uint32_t id = 0; id < tokenizer_->vocabulary_size(); ++id) pieces.push_back(tokenizer_->piece(id));
+    const std::uint64_t n_pieces = pieces.size();
+    tables.push_back({"/vocabulary/piece", {"token_id"}, {n_pieces}, std::move(pieces), "1", "text of the token id"});
+  }
   // Placement and phases are those of the last segment: a continued run may have had other ranks before.
   if (!segments.empty()) {
     const RoutingReader last(out_ / segments.back().file);
@@ -490,7 +496,7 @@ int RouteJob::run() {
 
 void RouteJob::finish(const RouteOutcome& outcome) const {
   comm_.barrier();
-  const Reduced reduced = reduce_runs(
+  const Statistics reduced = reduce_runs(
       {out_}, {}, [](std::size_t, std::size_t) {}, comm_);
   if (comm_.rank() != 0) return;
   if (!parser_.flag("no-stats")) write_stats(out_ / "stats.h5", reduced);

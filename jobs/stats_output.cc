@@ -87,15 +87,15 @@ void write_csv_tables(const std::filesystem::path& folder, const std::vector<Tab
   }
 }
 
-void write_stats(const std::filesystem::path& path, const Reduced& reduced) {
+void write_stats(const std::filesystem::path& path, const Statistics& reduced) {
   write_stats_tables(path, {{"model", reduced.model.name}, {"family", reduced.model.family}},
-                     statistics_group_descriptions(), statistics_tables(reduced.model, reduced.datasets));
+                     statistics_group_descriptions(), statistics_tables(reduced));
 }
 
-void write_csv(const std::filesystem::path& folder, const Reduced& reduced) {
+void write_csv(const std::filesystem::path& folder, const Statistics& reduced) {
   std::vector<std::string> names;
   for (const Dataset& dataset : reduced.datasets) names.push_back(dataset.name);
-  write_csv_tables(folder, statistics_tables(reduced.model, reduced.datasets), names);
+  write_csv_tables(folder, statistics_tables(reduced), names);
 }
 
 }  // namespace switchyard

@@ -21,9 +21,9 @@ void write_csv_tables(const std::filesystem::path& folder, const std::vector<Tab
                       const std::vector<std::string>& dataset_names);
 
 /// Writes what a reduction gave as stats.h5.
-void write_stats(const std::filesystem::path& path, const Reduced& reduced);
+void write_stats(const std::filesystem::path& path, const Statistics& reduced);
 
 /// The same as CSV.
-void write_csv(const std::filesystem::path& folder, const Reduced& reduced);
+void write_csv(const std::filesystem::path& folder, const Statistics& reduced);
 
 }  // namespace switchyard

@@ -15,15 +15,6 @@ namespace {
 
 constexpr std::size_t kMostBars = 64;
 
-/// A bar for each expert: its slots over the most loaded one's.
-std::string bars(const std::vector<std::uint64_t>& counts) {
-  constexpr std::array<const char*, 8> kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
-  const std::uint64_t largest = std::max<std::uint64_t>(1, *std::max_element(counts.begin(), counts.end()));
-  std::string text;
-  for (const std::uint64_t c : counts) text += c == 0 ? " " : kBlocks[std::min<std::uint64_t>(7, c * 8 / largest)];
-  return text;
-}
-
 void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& dataset) {
   const Accumulators& a = dataset.accumulators;
   std::array<char, 512> line{};
@@ -45,7 +36,7 @@ void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& da
     out << "  ";
     std::snprintf(line.data(), line.size(), "%5d  ", model.moe_layers[static_cast<std::size_t>(l)]);
     out << line.data();
-    if (width > 0) out << bars(counts) << std::string(width - std::min(width, n_experts), ' ') << "  ";
+    if (width > 0) out << as_bars(counts) << std::string(width - std::min(width, n_experts), ' ') << "  ";
     std::snprintf(line.data(), line.size(), "%5.3f  %8.3f      %6.3f  (%5.3f)  %10zu: %.1f %%\n",
                   coefficient_of_variation(counts), max_over_mean(counts), entropy, entropy / std::log(2.0), top,
                   100 * usage(counts)[top]);
@@ -55,7 +46,7 @@ void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& da
 
 }  // namespace
 
-void print_summary(std::ostream& out, const Reduced& reduced) {
+void print_summary(std::ostream& out, const Statistics& reduced) {
   for (const Dataset& dataset : reduced.datasets) print_dataset(out, reduced.model, dataset);
 }
 

@@ -9,7 +9,7 @@
 namespace switchyard {
 
 /// Prints, for each dataset and MoE layer, usage of the experts, CV, max/mean, entropy and the most used expert.
-void print_summary(std::ostream& out, const Reduced& reduced);
+void print_summary(std::ostream& out, const Statistics& reduced);
 
 /// "attention 31 %, router 2 %, ..." of the phases' seconds.
 std::string phase_shares(const PhaseSeconds& seconds);

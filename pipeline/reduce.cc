@@ -49,6 +49,15 @@ std::vector<std::uint16_t> read_document_groups(const Run& run) {
   return groups;
 }
 
+/// Text of the token ids, which routing.h5 holds once a session of the run has ended.
+std::vector<std::string> read_vocabulary(const Run& run) {
+  const std::filesystem::path master = run.folder / "routing.h5";
+  if (!std::filesystem::exists(master)) return {};
+  const RoutingReader reader(master);
+  if (!reader.contains("/vocabulary/piece")) return {};
+  return std::get<std::vector<std::string>>(reader.read("/vocabulary/piece").values);
+}
+
 Run open_run(const std::filesystem::path& folder) {
   Run run;
   run.folder = folder;
@@ -216,8 +225,8 @@ Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& mode
 
 }  // namespace
 
-Reduced reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
-                    const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm) {
+Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
+                       const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm) {
   // Runs are opened first, so that a missing segment is named before any work is done.
   std::map<std::filesystem::path, Run> runs;
   std::size_t n_segments = 0;
@@ -233,13 +242,14 @@ Reduced reduce_runs(const std::vector<std::filesystem::path>& sources, const Red
     runs.emplace(source, std::move(run));
   }
 
-  Reduced reduced;
+  Statistics reduced;
   std::vector<NamedSource> named;
   std::size_t done = 0;
   for (const std::filesystem::path& source : sources) {
-    StoredStatistics part;
+    Statistics part;
     if (const auto found = runs.find(source); found != runs.end()) {
       const Run& run = found->second;
+      part.vocabulary = read_vocabulary(run);
       part.model = RoutingReader(run.folder / run.segments.front().file).model();
       for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus)
         part.datasets.push_back(reduce_corpus(
@@ -255,6 +265,10 @@ Reduced reduce_runs(const std::vector<std::filesystem::path>& sources, const Red
     if (!(shape_of(part.model) == shape_of(reduced.model)))
       throw Error("routed a model of another shape than " + sources.front().string(), source.string(),
                   "reduce each model's runs into a file of its own");
+    if (named.empty())
+      reduced.vocabulary = part.vocabulary;
+    else if (part.vocabulary != reduced.vocabulary)  // of another tokenizer: the ids have no common text
+      reduced.vocabulary.clear();
     named.push_back({source, {}});
     for (Dataset& dataset : part.datasets) {
       named.back().datasets.push_back(dataset.name);

@@ -390,9 +390,9 @@ void append_model(std::vector<Table>& tables, const ModelFacts& model) {
 
 }  // namespace
 
-StoredStatistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file) {
+Statistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file) {
   const TableIndex index(tables, "", file);
-  StoredStatistics stored;
+  Statistics stored;
   ModelFacts& model = stored.model;
   model.name = index.values<std::string>("/model/name", 1)[0];
   model.family = index.values<std::string>("/model/family", 1)[0];
@@ -402,6 +402,7 @@ StoredStatistics from_statistics_tables(const std::vector<Table>& tables, const 
     const auto& layers = index.values<std::int32_t>("/model/moe_layers");
     model.moe_layers.assign(layers.begin(), layers.end());
   }
+  if (index.find("/vocabulary/piece") != nullptr) stored.vocabulary = index.values<std::string>("/vocabulary/piece");
   const auto& names = index.values<std::string>("/datasets/name");
   std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
   std::vector<RankLoad> ranks = from_rank_tables(index, names.size(), model.n_moe_layers(), model.top_k);
@@ -411,7 +412,8 @@ StoredStatistics from_statistics_tables(const std::vector<Table>& tables, const 
   return stored;
 }
 
-std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<Dataset>& datasets) {
+std::vector<Table> statistics_tables(const Statistics& statistics) {
+  const auto& [model, datasets, vocabulary] = statistics;
   std::vector<Table> tables;
   if (datasets.empty()) return tables;
   std::vector<const Accumulators*> accumulators;
@@ -435,6 +437,8 @@ std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<
                   [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.targets[0]); });
   for (Table& table : rank_tables(ranks)) tables.push_back(std::move(table));
   append_model(tables, model);
+  if (!vocabulary.empty())
+    tables.push_back({"/vocabulary/piece", {"token_id"}, {vocabulary.size()}, vocabulary, "1", "text of the token id"});
   if (model.n_moe_layers() == 0) return tables;
   const auto n_experts = static_cast<std::size_t>(model.n_experts);
   const auto top_k = static_cast<std::size_t>(model.top_k);
@@ -448,6 +452,7 @@ std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<
 std::vector<std::pair<std::string, std::string>> statistics_group_descriptions() {
   return {{"/datasets", "the routed corpora"},
           {"/model", "the model's MoE layers"},
+          {"/vocabulary", "what token ids stand for"},
           {"/totals", "tokens, windows and documents of each dataset"},
           {"/load", "how evenly slots spread over experts, layer by layer"},
           {"/entropy", "entropy of router probabilities, nats"},

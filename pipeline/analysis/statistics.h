@@ -17,16 +17,19 @@ struct Dataset {
   RankLoad ranks;
 };
 
-/// Everything stats.h5 holds of datasets of one model: the accumulators themselves (so that files merge), and the
-/// figures made of them, named with their unit. Definitions: pipeline/analysis/README.md.
-std::vector<Table> statistics_tables(const ModelFacts& model, const std::vector<Dataset>& datasets);
-
-/// The inverse: what stats.h5 was made of. file: named in errors. Throws Error naming a table that is missing or wrong.
-struct StoredStatistics {
+/// What stats.h5 is made of: datasets of one model.
+struct Statistics {
   ModelFacts model;
   std::vector<Dataset> datasets;
+  std::vector<std::string> vocabulary;  // text of each token id, for people; empty when no tokenizer was there
 };
-StoredStatistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file);
+
+/// Everything stats.h5 holds: the accumulators themselves (so that files merge), and the figures made of them, named
+/// with their unit. Definitions: pipeline/analysis/README.md.
+std::vector<Table> statistics_tables(const Statistics& statistics);
+
+/// The inverse. file: named in errors. Throws Error naming a table that is missing or wrong.
+Statistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file);
 
 /// What each group of stats.h5 is about.
 std::vector<std::pair<std::string, std::string>> statistics_group_descriptions();

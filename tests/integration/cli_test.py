@@ -13,7 +13,7 @@ class CommandLine(support.TestCase):
     def test_help_and_version(self):
         self.assertRegex(self.switchyard("--version").stdout, r"^switchyard \d+\.\d+\.\d+ \(.+\)\n$")
         overview = self.switchyard("--help").stdout
-        for subcommand in ("route", "reduce", "compare", "inspect", "synth", "bench"):
+        for subcommand in ("route", "reduce", "compare", "tokens", "inspect", "synth", "bench"):
             self.assertIn(subcommand, overview)
             text = self.switchyard(subcommand, "--help").stdout
             self.assertIn("usage: switchyard " + subcommand, text)
@@ -113,6 +113,37 @@ class CommandLine(support.TestCase):
         self.assert_same_rows(self.folder / "run-per-expert" / "routing.h5", self.folder / "run-fused" / "routing.h5")
         done = self.switchyard("bench", "--model", self.folder / "fused", "--batch-tokens", 256, "--context", 64, "--repetitions", 1, ranks=2)
         self.assertEqual(len(re.findall(r"^record (off|counts|tokens|logits) .*tokens/s", done.stdout, re.M)), 4)
+
+    def test_tokens_are_looked_up(self):
+        corpus = self.write_text_corpus()
+        out = self.folder / "run"
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"words={corpus},id=id", "--out", out, "--context", 128, "--quiet")
+        with h5py.File(out / "stats.h5") as stats, h5py.File(out / "routing.h5") as record:
+            self.assertEqual(stats["vocabulary/piece"][:].tolist(), record["vocabulary/piece"][:].tolist())
+            pieces = [p.decode() for p in stats["vocabulary/piece"][:]]
+            indptr, index, value = (stats[f"tokens/input/{c}"][:].astype(int) for c in ("indptr", "index", "value"))
+            counts = np.zeros((6 * 4096, 8), int)
+            counts[np.repeat(np.arange(6 * 4096), np.diff(indptr)), index] = value
+            counts = counts.reshape(6, 4096, 8)
+        self.assertEqual(len(pieces), 4096)
+        top = int(np.argmax(counts[3, :, 5]))
+        n, of_expert, of_token = counts[3, top, 5], counts[3, :, 5].sum(), counts[3, top].sum()
+        done = self.switchyard("tokens", out / "stats.h5", "--expert", "3:5", "--top", 3)
+        line = re.search(r"token\n(.*)\n", done.stdout).group(1).split()
+        self.assertEqual(line[:2], [str(top), f"{n:,}"])
+        self.assertEqual((line[2], line[4], line[6]), (f"{100 * n / of_expert:.2f}", f"{100 * n / of_token:.2f}", f"{n / of_expert / (of_token / counts[3].sum()):.2f}"))
+        self.assertEqual(line[7], pieces[top])
+        word = pieces.index("\u2581the")
+        done = self.switchyard("tokens", out / "stats.h5", "--token", "the")
+        best = int(np.argmax(counts[2, word]))
+        self.assertRegex(done.stdout, rf"experts of token {word}, ")
+        self.assertRegex(done.stdout, rf"\n +2 +{counts[2, word].sum():,}  .* {best}: {100 * counts[2, word, best] / counts[2, word].sum():.1f}")
+        for words, code, needle in ((["--expert", "6:0"], 2, "0 to 5"), (["--expert", "three"], 2, "LAYER:EXPERT"), (["--token", "no such token"], 1, "not one token"),
+                                    (["--id", "4096"], 2, "4096 tokens"), (["--expert", "0:0", "--dataset", "x"], 2, "words"), ([], 2, "--expert"),
+                                    (["--expert", "0:0", "--by", "name"], 2, "count or lift")):
+            done = support.run("tokens", out / "stats.h5", *words)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(needle, done.stderr)
 
     def test_record_opens_in_h5dump_and_xarray(self):
         import xarray
