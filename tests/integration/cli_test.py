@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -144,6 +145,20 @@ class CommandLine(support.TestCase):
             done = support.run("tokens", out / "stats.h5", *words)
             self.assertEqual(done.returncode, code, done.stderr)
             self.assertIn(needle, done.stderr)
+
+    def test_the_documented_example_runs(self):
+        corpus = self.write_text_corpus(documents=10)
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"words={corpus},id=id", "--out", self.folder / "run", "--context", 64, "--quiet")
+        text = (support.TESTS.parent / "io" / "README.md").read_text()
+        example = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+        done = subprocess.run([sys.executable, "-c", example], cwd=self.folder, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        with h5py.File(self.folder / "run" / "stats.h5") as stats:
+            self.assertIn(f"{stats['load/usage'][0, 5, 7]:.3f}"[:5], done.stdout)
+            by_expert = dict(re.findall(r"^(\d) +(\d+) +\d", done.stdout, re.M))
+            first = stats["load/slot_count"][0, 0, 0]
+            self.assertEqual(by_expert, {str(e): str(n) for e, n in enumerate(first) if n > 0})
+            self.assertGreater(len(by_expert), 3)
 
     def test_record_opens_in_h5dump_and_xarray(self):
         import xarray
