@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "io/routing_reader.h"
 #include "jobs/command.h"
 #include "jobs/format.h"
 #include "jobs/machine.h"
@@ -17,6 +18,7 @@
 #include "jobs/stats_output.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/saturation.h"
 
 namespace switchyard {
 namespace {
@@ -25,17 +27,20 @@ constexpr double kNoticed = 0.05;  // adjusted p-values below count as differenc
 
 OptionParser make_parser() {
   OptionParser parser(
-      "compare", "compare STATS... [-o compare.h5] [options]",
+      "compare", "compare STATS|RUN... [-o compare.h5] [options]",
       "Says for every pair of datasets and every MoE layer how far apart their use of the experts is: Jensen-Shannon "
       "divergence (nats) and total\n"
       "variation, each with a bootstrap interval over documents and a permutation test, p-values adjusted over layers; "
       "and for all of them together how\n"
-      "specialised experts are. Datasets are corpora: two domains, two runs, two checkpoints of one shape.",
+      "specialised experts are. Datasets are corpora: two domains, two runs, two checkpoints of one shape. Of a run's "
+      "folder, its stats.h5 is taken; two\n"
+      "runs with token rows of the same tokens are also compared token by token (router saturation).",
       "Examples:\n  switchyard compare run/stats.h5 -o compare.h5\n  mpirun -n 4 switchyard compare monday/stats.h5 "
-      "tuesday/stats.h5 -o drift.h5 --csv tables --bootstrap 10000\n");
+      "tuesday/stats.h5 -o drift.h5 --csv tables --bootstrap 10000\n  switchyard compare early-checkpoint-run "
+      "late-checkpoint-run\n");
   auto add = parser.options().add_options();
-  add("stats", po::value<std::vector<std::string>>()->required()->value_name("STATS"),
-      "stats.h5 of route or reduce; also without --stats");
+  add("stats", po::value<std::vector<std::string>>()->required()->value_name("STATS|RUN"),
+      "stats.h5 of route or reduce, or the folder of a run; also without --stats");
   add("output,o", po::value<std::string>()->value_name("FILE"), "write every figure as HDF5");
   add("csv", po::value<std::string>()->value_name("DIR"), "write every table as CSV");
   add("bootstrap", po::value<int>()->default_value(1000), "resamples behind an interval");
@@ -130,6 +135,32 @@ void print_pairs(const std::vector<GroupedSlots>& datasets, const std::vector<Pa
     }
 }
 
+/// Whether the words are two runs whose records hold token rows.
+bool are_two_records(const std::vector<std::string>& words) {
+  return words.size() == 2 && std::all_of(words.begin(), words.end(), [](const std::filesystem::path& word) {
+           return std::filesystem::is_directory(word) && std::filesystem::exists(word / "routing.h5") &&
+                  RoutingReader(word / "routing.h5").level() != RecordLevel::counts;
+         });
+}
+
+std::vector<std::filesystem::path> stats_files(const std::vector<std::string>& words) {
+  std::vector<std::filesystem::path> files;
+  for (const std::filesystem::path word : words)
+    files.push_back(std::filesystem::is_directory(word) ? word / "stats.h5" : word);
+  return files;
+}
+
+void print_saturation(const std::vector<Saturation>& corpora, const CompareOptions& options) {
+  for (const Saturation& corpus : corpora) {
+    std::printf("\n%s: share of a token's experts that both runs chose, %s tokens\n", corpus.corpus.c_str(),
+                with_commas(corpus.tokens).c_str());
+    std::printf("  layer   share  %g %% interval    by chance\n", 100 * options.confidence);
+    for (std::size_t l = 0; l < corpus.value.size(); ++l)
+      std::printf("  %5zu  %6.4f  [%6.4f, %6.4f]  %6.4f\n", l, corpus.value[l], corpus.low[l], corpus.high[l],
+                  corpus.expected[l]);
+  }
+}
+
 }  // namespace
 
 int run_compare(const Arguments& arguments) {
@@ -140,7 +171,7 @@ int run_compare(const Arguments& arguments) {
   omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads"))
                                             : default_threads(host_names(comm), comm.rank()));
   const auto& words = parser.get<std::vector<std::string>>("stats");
-  const std::vector<GroupedSlots> datasets = read_grouped_slots({words.begin(), words.end()});
+  const std::vector<GroupedSlots> datasets = read_grouped_slots(stats_files(words));
   if (datasets.size() < 2)
     throw Error("hold one dataset", words.front(),
                 "name files with at least two datasets: corpora of a run, or two runs");
@@ -149,6 +180,10 @@ int run_compare(const Arguments& arguments) {
                 "compare runs of a mixture-of-experts model");
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
   const std::vector<PairDistances> pairs = compare_all(datasets, options, show, comm);
+  std::vector<Saturation> saturation;
+  if (are_two_records(words))
+    saturation = router_saturation(std::filesystem::path(words[0]) / "routing.h5",
+                                   std::filesystem::path(words[1]) / "routing.h5", options, comm);
   if (comm.rank() != 0) return 0;
 
   std::vector<std::string> names;
@@ -159,6 +194,8 @@ int run_compare(const Arguments& arguments) {
   }
   std::vector<Table> tables = distance_tables(datasets, pairs);
   for (Table& table : pooled_tables(datasets)) tables.push_back(std::move(table));
+  if (!saturation.empty())
+    for (Table& table : saturation_tables(saturation)) tables.push_back(std::move(table));
   tables.push_back({"/datasets/name", {"dataset"}, {names.size()}, names, "1", "name of the dataset"});
   tables.push_back(
       {"/datasets/groups", {"dataset"}, {groups.size()}, std::move(groups), "1", "groups of documents with slots"});
@@ -171,11 +208,13 @@ int run_compare(const Arguments& arguments) {
                        {{"/datasets", "what is compared"},
                         {"/compare", "distances between datasets by layer, with intervals and p-values"},
                         {"/specialisation", "usage of experts by dataset against all datasets pooled"},
-                        {"/dataset_information", "what an expert says of the dataset"}},
+                        {"/dataset_information", "what an expert says of the dataset"},
+                        {"/saturation", "how far two runs choose the same experts for the same tokens"}},
                        tables);
   if (parser.has("csv")) write_csv_tables(parser.get<std::string>("csv"), tables, names);
   if (show) {
     print_pairs(datasets, pairs, options);
+    print_saturation(saturation, options);
     if (parser.has("output")) std::cout << "\ncomparison: " << parser.get<std::string>("output") << "\n";
   }
   return 0;

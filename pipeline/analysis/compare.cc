@@ -6,7 +6,6 @@
 #include <limits>
 #include <map>
 #include <numeric>
-#include <random>
 
 #include "io/routing_schema.h"
 #include "io/stats_file.h"
@@ -14,6 +13,7 @@
 #include "pipeline/analysis/dataset_names.h"
 #include "pipeline/analysis/document_groups.h"
 #include "pipeline/analysis/metrics.h"
+#include "pipeline/analysis/resampling.h"
 #include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
@@ -82,21 +82,6 @@ std::vector<double> total_slots(const GroupedSlots& dataset) {
   return sums;
 }
 
-/// An independent stream of random numbers for each (seed, name, number).
-std::mt19937_64 random_stream(std::uint64_t seed, std::string_view name, std::uint64_t number) {
-  std::vector<std::uint32_t> words = {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32U),
-                                      static_cast<std::uint32_t>(number)};
-  for (const char byte : name) words.push_back(static_cast<unsigned char>(byte));
-  std::seed_seq sequence(words.begin(), words.end());
-  return std::mt19937_64(sequence);
-}
-
-/// Uniform in [0, n), the same on every standard library.
-std::size_t below(std::size_t n, std::mt19937_64& random) {
-  __extension__ using Wide = unsigned __int128;
-  return static_cast<std::size_t>(static_cast<Wide>(random()) * n >> 64U);
-}
-
 using Metric = double (*)(std::span<const double>, std::span<const double>);
 constexpr std::array<Metric, 2> kMetrics = {jensen_shannon, total_variation};
 
@@ -108,14 +93,6 @@ std::vector<double> by_layer(Metric metric, std::span<const double> a, std::span
   return distances;
 }
 
-/// Value at a quantile of ascending values, between neighbours linearly.
-double quantile(std::span<const double> sorted, double at) {
-  const double place = at * static_cast<double>(sorted.size() - 1);
-  const auto lower = static_cast<std::size_t>(place);
-  const std::size_t upper = std::min(lower + 1, sorted.size() - 1);
-  return sorted[lower] + (place - static_cast<double>(lower)) * (sorted[upper] - sorted[lower]);
-}
-
 /// Fills bias, low and high from resampled distances.
 void add_interval(Distance& distance, std::vector<double> resampled, double confidence) {
   if (resampled.empty()) {
@@ -125,8 +102,8 @@ void add_interval(Distance& distance, std::vector<double> resampled, double conf
   const double mean = std::accumulate(resampled.begin(), resampled.end(), 0.0) / static_cast<double>(resampled.size());
   std::sort(resampled.begin(), resampled.end());
   distance.bias = mean - distance.value;
-  distance.low = std::max(0.0, 2 * distance.value - quantile(resampled, (1 + confidence) / 2));
-  distance.high = std::max(0.0, 2 * distance.value - quantile(resampled, (1 - confidence) / 2));
+  distance.low = std::max(0.0, 2 * distance.value - sorted_quantile(resampled, (1 + confidence) / 2));
+  distance.high = std::max(0.0, 2 * distance.value - sorted_quantile(resampled, (1 - confidence) / 2));
 }
 
 /// [metrics][L] permutations whose distance is at least the observed one.
@@ -163,7 +140,7 @@ std::array<std::vector<std::uint64_t>, 2> permute(const GroupedSlots& a, const G
       std::iota(order.begin(), order.end(), std::size_t{0});
       std::fill(heap.begin(), heap.end(), 0.0);
       for (std::size_t i = 0; i < dealt; ++i) {
-        std::swap(order[i], order[i + below(n - i, random)]);
+        std::swap(order[i], order[i + random_below(n - i, random)]);
         const double* slots = group(order[i]);
         for (std::size_t cell = 0; cell < row; ++cell) heap[cell] += slots[cell];
       }
@@ -218,9 +195,8 @@ std::vector<float> bootstrap_usage(const GroupedSlots& dataset, const CompareOpt
   std::vector<float> usage_of(static_cast<std::size_t>(options.bootstrap) * row);
 #pragma omp parallel for schedule(dynamic, 8)
   for (int resample = 0; resample < options.bootstrap; ++resample) {
-    std::mt19937_64 random = random_stream(options.seed, dataset.name, static_cast<std::uint64_t>(resample));
-    std::vector<std::uint32_t> times(n, 0);
-    for (std::size_t i = 0; i < n; ++i) ++times[below(n, random)];
+    const std::vector<std::uint32_t> times =
+        bootstrap_times(n, options.seed, dataset.name, static_cast<std::uint64_t>(resample));
     std::vector<double> sums(row, 0);
     for (std::size_t g = 0; g < n; ++g) {
       if (times[g] == 0) continue;

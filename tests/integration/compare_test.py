@@ -81,6 +81,49 @@ class Compare(support.TestCase):
         self.assertIn("second/prose", done.stdout)
         self.assertRegex(done.stdout, r"run/code +second/code +\d+ +0\.00000 .* 0 of 6")
 
+    def test_router_saturation_of_two_checkpoints_equals_numpy(self):
+        rng = np.random.default_rng(1)
+        corpora = []
+        for name in ("a", "b"):
+            with (self.folder / f"{name}.jsonl").open("w") as file:
+                for i in range(30):
+                    file.write(json.dumps({"id": f"{name}{i}", "tokens": rng.integers(0, 64, int(rng.integers(1, 90))).tolist()}) + "\n")
+            corpora += ["--corpus", f"{name}={self.folder}/{name}.jsonl,id=id"]
+        for seed in (1, 2):
+            self.switchyard("synth", "--out", self.folder / f"model{seed}", "--layers", 3, "--d-model", 32, "--d-ff", 32, "--heads", 2, "--kv-heads", 1, "--head-dim", 16,
+                            "--vocabulary", 64, "--experts", 6, "--top-k", 3, "--seed", seed)
+            self.switchyard("route", "--model", self.folder / f"model{seed}", *corpora, "--out", self.folder / f"run{seed}", "--context", 32, "--quiet", ranks=seed)
+        first, second = self.folder / "run1", self.folder / "run2"
+        found = []
+        for ranks in (1, 3):
+            done = self.switchyard("compare", first, second, "-o", self.folder / "s.h5", "--bootstrap", 200, "--permutations", 50, ranks=ranks)
+            with h5py.File(self.folder / "s.h5") as file:
+                found.append({name: file[f"saturation/{name}"][:] for name in ("value", "low", "high", "expected", "tokens")})
+        for name in found[0]:
+            np.testing.assert_array_equal(found[0][name], found[1][name], name)
+        with h5py.File(first / "routing.h5") as a, h5py.File(second / "routing.h5") as b:
+            ends = np.cumsum(a["corpora/tokens"][:])
+            for c, (begin, end) in enumerate(zip(ends - a["corpora/tokens"][:], ends)):
+                self.assertEqual(found[0]["tokens"][c], end - begin)
+                for l in range(3):
+                    x, y = (f[f"routing/layer_{l:03d}/expert"][begin:end] for f in (a, b))
+                    share = (x[:, :, None] == y[:, None, :]).any(2).sum() / x.size
+                    self.assertAlmostEqual(found[0]["value"][c, l], share, places=12)
+                    chance = (np.bincount(x.ravel(), minlength=6) * np.bincount(y.ravel(), minlength=6)).sum() / len(x) ** 2 / 3
+                    self.assertAlmostEqual(found[0]["expected"][c, l], chance, places=12)
+                    self.assertLess(found[0]["low"][c, l], share)
+                    self.assertGreater(found[0]["high"][c, l], share)
+                    self.assertIn(f"{share:.4f}", done.stdout)
+        shutil.copytree(first, self.folder / "same")
+        done = self.switchyard("compare", first, self.folder / "same", "--bootstrap", 50, "--permutations", 50)
+        self.assertEqual(done.stdout.count("1.0000  [1.0000, 1.0000]"), 6)
+        lines = (self.folder / "b.jsonl").read_text().replace('"tokens": [', '"tokens": [63, ', 1)
+        (self.folder / "b.jsonl").write_text(lines)
+        self.switchyard("route", "--model", self.folder / "model1", *corpora, "--out", self.folder / "other", "--context", 32, "--quiet")
+        done = support.run("compare", first, self.folder / "other", "--bootstrap", 50, "--permutations", 50, ranks=2)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("other corpora or numbers of tokens", done.stderr)
+
     def test_bad_input_is_named(self):
         one = self.folder / "one"
         self.switchyard("route", "--model", support.DEMO, "--corpus", f"prose={self.folder}/prose.jsonl,id=id", "--out", one, "--context", 128, "--record", "counts", "--quiet")
