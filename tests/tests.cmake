@@ -11,7 +11,7 @@ add_executable(parallel_failing_rank parallel/failing_rank.cc)
 target_link_libraries(parallel_failing_rank PRIVATE switchyard_parallel)
 add_test(NAME parallel_failing_rank_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/parallel/failing_rank_test.sh
          $<TARGET_FILE:parallel_failing_rank> ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG})
-set_tests_properties(parallel_failing_rank_test PROPERTIES TIMEOUT 300 ENVIRONMENT "${MPI_TEST_ENVIRONMENT}" LABELS "parallel;mpi")
+set_tests_properties(parallel_failing_rank_test PROPERTIES TIMEOUT 900 ENVIRONMENT "${MPI_TEST_ENVIRONMENT}" LABELS "parallel;mpi")
 switchyard_test(io/corpus_test.cc)
 switchyard_test(io/tokenizer_test.cc)
 switchyard_test(io/safetensors_test.cc)

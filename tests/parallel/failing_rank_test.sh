@@ -3,7 +3,7 @@
 # A rank that throws ends all ranks within seconds, with the exit code of its error and with one message, wherever the others wait.
 set -u
 program=$1 mpiexec=$2 numproc_flag=$3
-limit=20 # seconds; a rank that hangs would sit there for ever
+limit=45 # seconds, the start of mpiexec on a host with a slow resolver included; a rank that hangs would sit there for ever
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 checked=0 failed=0
