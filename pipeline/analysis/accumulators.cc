@@ -315,8 +315,10 @@ void read_sparse(const TableIndex& index, const SparseField& field, std::vector<
   for (std::size_t row = 0; row + 1 < indptr.size(); ++row) {
     if (indptr[row + 1] < indptr[row] || indptr[row + 1] > value.size())
       index.fail(field.group + "/indptr", "row pointers do not ascend within the table");
-    for (std::uint64_t at = indptr[row]; at < indptr[row + 1]; ++at)
+    for (std::uint64_t at = indptr[row]; at < indptr[row + 1]; ++at) {
+      if (expert[at] >= experts) index.fail(field.group + "/index", "names expert " + std::to_string(expert[at]));
       counts_of(datasets[row / field.rows]).append(row % field.rows * experts + expert[at], value[at]);
+    }
   }
 }
 

@@ -14,6 +14,7 @@
 #include "pipeline/analysis/document_groups.h"
 #include "pipeline/analysis/metrics.h"
 #include "pipeline/analysis/resampling.h"
+#include "pipeline/analysis/statistics.h"
 #include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
@@ -22,39 +23,31 @@ namespace {
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 std::vector<GroupedSlots> datasets_of(const std::filesystem::path& file) {
-  const std::vector<Table> all_tables = read_tables(file, std::string(kStatsFormat));
-  const TableIndex tables(all_tables, "", file.string());
-  const auto& names = tables.values<std::string>("/datasets/name");
-  const Table& count = tables.at("/load/count");
-  const auto& counts = tables.values<std::uint64_t>("/load/count");
-  if (count.shape.size() != 3 || count.shape[0] != names.size()) tables.fail("/load/count", "has another shape");
-  const std::uint64_t layers = count.shape[1];
-  const std::uint64_t experts = count.shape[2];
-  const auto& indptr = tables.values<std::uint64_t>("/groups/indptr");
-  const auto& index = tables.values<std::uint16_t>("/groups/index");
-  const auto& value = tables.values<std::uint64_t>("/groups/value");
-  const std::uint64_t rows = layers * kDocumentGroups;
-  if (indptr.size() != rows * names.size() + 1 || indptr.back() != value.size() || index.size() != value.size() ||
-      !std::is_sorted(indptr.begin(), indptr.end()))
-    tables.fail("/groups", "is no table of its datasets");
-
+  const std::vector<Table> tables = read_tables(file, std::string(kStatsFormat));
+  const TableIndex index(tables, "", file.string());
+  for (const char* path : {"/load/count", "/groups/indptr"})
+    static_cast<void>(index.at(path));  // of dense models, of old records
+  const Statistics statistics = from_statistics_tables(tables, file.string());
   std::vector<GroupedSlots> datasets;
-  for (std::size_t d = 0; d < names.size(); ++d) {
-    GroupedSlots dataset{names[d], static_cast<int>(layers), static_cast<int>(experts), {}};
-    std::vector<double> all(kDocumentGroups * layers * experts, 0);  // [groups, L, E]
-    std::vector<double> sums(layers * experts, 0);
-    for (std::uint64_t row = 0; row < rows; ++row) {
-      const std::uint64_t layer = row / kDocumentGroups;
-      const std::uint64_t group = row % kDocumentGroups;
-      for (std::uint64_t at = indptr[d * rows + row]; at < indptr[d * rows + row + 1]; ++at) {
-        if (index[at] >= experts) tables.fail("/groups/index", "names expert " + std::to_string(index[at]));
-        all[(group * layers + layer) * experts + index[at]] += static_cast<double>(value[at]);
-        sums[layer * experts + index[at]] += static_cast<double>(value[at]);
-      }
+  for (const Dataset& stored : statistics.datasets) {
+    const Accumulators& a = stored.accumulators;
+    GroupedSlots dataset{stored.name, a.shape.layers, a.shape.experts, {}};
+    const auto layers = static_cast<std::size_t>(a.shape.layers);
+    const auto experts = static_cast<std::size_t>(a.shape.experts);
+    std::vector<double> all(kDocumentGroups * dataset.row(), 0);  // [groups, L, E]
+    std::vector<std::uint64_t> sums(dataset.row(), 0);            // [L, E]
+    for (std::size_t i = 0; i < a.group_counts.cells().size(); ++i) {
+      const std::uint64_t cell = a.group_counts.cells()[i];
+      const std::uint64_t layer = cell / experts / kDocumentGroups;
+      const std::uint64_t group = cell / experts % kDocumentGroups;
+      all[(group * layers + layer) * experts + cell % experts] = static_cast<double>(a.group_counts.counts()[i]);
+      sums[layer * experts + cell % experts] += a.group_counts.counts()[i];
     }
-    for (std::size_t cell = 0; cell < sums.size(); ++cell)
-      if (sums[cell] != static_cast<double>(counts[d * sums.size() + cell]))
-        tables.fail("/groups", "the groups of dataset " + names[d] + " do not add up to /load/count");
+    for (int l = 0; l < a.shape.layers; ++l) {
+      const std::vector<std::uint64_t> counts = a.layer_counts(l);
+      if (!std::equal(counts.begin(), counts.end(), sums.begin() + static_cast<std::ptrdiff_t>(l) * a.shape.experts))
+        index.fail("/groups", "the groups of dataset " + stored.name + " do not add up to its slots");
+    }
     for (std::size_t g = 0; g < kDocumentGroups; ++g) {
       const auto begin = all.begin() + static_cast<std::ptrdiff_t>(g * dataset.row());
       const auto end = begin + static_cast<std::ptrdiff_t>(dataset.row());

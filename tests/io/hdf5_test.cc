@@ -11,23 +11,16 @@
 #include "io/hdf5/types.h"
 #include "parallel/bf16.h"
 #include "parallel/error.h"
+#include "tests/support/error_text.h"
 #include "tests/support/temp_folder.h"
 
 namespace switchyard::hdf5 {
 namespace {
 
+using switchyard::testing::error_text;
 using switchyard::testing::TempFolder;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-std::string error_text(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
 
 int closed = 0;
 herr_t count_close(hid_t) {

@@ -8,24 +8,17 @@
 #include <vector>
 
 #include "parallel/error.h"
+#include "tests/support/error_text.h"
 #include "tests/support/temp_folder.h"
 
 namespace switchyard {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_text;
 using testing::read_file;
 using testing::TempFolder;
 using testing::write_file;
-
-std::string error_text(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
 
 std::string line(int number) {
   return to_line({segment_file(static_cast<std::uint64_t>(number)), 10, "00000000000000aa", 5, R"({"z":1,"a":[2]})"});

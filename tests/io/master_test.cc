@@ -12,24 +12,17 @@
 #include "parallel/error.h"
 #include "tests/io/record_support.h"
 #include "tests/io/small_run.h"
+#include "tests/support/error_text.h"
 #include "tests/support/temp_folder.h"
 
 namespace switchyard {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_text;
 using testing::SmallRun;
 using testing::TempFolder;
 using testing::write_small_run;
-
-std::string error_text(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
 
 template <typename T>
 std::vector<T> values_of(const RoutingReader& reader, std::string_view path) {

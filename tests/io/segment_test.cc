@@ -19,22 +19,15 @@
 #include "io/together.h"
 #include "parallel/error.h"
 #include "tests/io/record_support.h"
+#include "tests/support/error_text.h"
 
 namespace switchyard {
 namespace {
 
 namespace fs = std::filesystem;
 using testing::Compared;
+using testing::error_text;
 using testing::SharedFolder;
-
-std::string error_text(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
-}
 
 SegmentEntry commit(const fs::path& out, std::uint64_t number, const ModelFacts& model, const WriteOptions& options,
                     const std::vector<std::uint64_t>& block_rows, const Communicator& comm) {

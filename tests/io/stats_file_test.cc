@@ -13,12 +13,14 @@
 #include "io/hdf5/file.h"
 #include "io/routing_schema.h"
 #include "parallel/error.h"
+#include "tests/support/error_text.h"
 #include "tests/support/temp_folder.h"
 
 namespace switchyard {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::error_text;
 using testing::TempFolder;
 
 const std::map<std::string, std::string> kAttributes = {{"format", std::string(kStatsFormat)}, {"note", "größe"}};
@@ -48,15 +50,6 @@ std::vector<Table> all_kinds() {
       {"/z/one", {}, {}, std::vector<std::uint16_t>{65535}, "1", "no dimension"},
       {"/z/square", {"bin", "bin"}, {4, 4}, std::vector<std::uint16_t>(16, 3), "1", "one dimension twice"},
   };
-}
-
-std::string error_text(const auto& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return {};
 }
 
 TEST(StatsFile, RoundTripsEveryKindOfTable) {

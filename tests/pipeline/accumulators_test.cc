@@ -251,6 +251,17 @@ TEST(Accumulators, MissingTableIsNamed) {
   }
 }
 
+TEST(Accumulators, AnExpertBeyondTheModelsIsRefused) {
+  const Sample sample(20, 8);
+  LiveAccumulators live(kShape, kAllTables);
+  sample.observe(live, 0, sample.token.size());
+  const Accumulators one = live.take(Communicator::self());
+  auto tables = to_tables({&one}, "/accumulators");
+  for (Table& table : tables)
+    if (table.path == "/accumulators/groups/index") std::get<std::vector<std::uint16_t>>(table.values).at(0) = 5;
+  EXPECT_THROW(from_tables(tables, "/accumulators", kShape), Error);
+}
+
 TEST(Accumulators, OtherShapesDoNotMerge) {
   Accumulators a(kShape);
   EXPECT_THROW(a.merge(Accumulators({3, 6, 2, 50})), Error);
