@@ -202,7 +202,12 @@ namespace {
 Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
                       const std::function<void()>& on_segment, const Communicator& comm) {
   Dataset dataset{run.corpora[corpus], Accumulators(shape_of(model)), RankLoad(model.n_moe_layers(), model.top_k)};
-  for (std::size_t s = 0; s < run.segments.size(); ++s) {
+  const auto first = static_cast<std::size_t>(
+      std::find(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus) - run.corpus_of_segment.begin());
+  const std::uint64_t first_block = first == 0 || first == run.segments.size()
+                                        ? 0
+                                        : SegmentDetails::parse(run.segments[first - 1].details).next.block;
+  for (std::size_t s = first; s < run.segments.size(); ++s) {
     if (run.corpus_of_segment[s] != corpus) continue;
     on_segment();
     if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
@@ -216,7 +221,7 @@ Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& mode
       stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
     }
     dataset.accumulators.merge(stored);
-    dataset.ranks.add(segment);
+    dataset.ranks.add(segment, first_block);
   }
   dataset.accumulators.reduce_to_root(comm);
   dataset.ranks.reduce_to_root(comm);
