@@ -31,12 +31,14 @@ CompareOptions compare_options(const OptionParser& parser) {
 }
 
 std::function<void(std::size_t, std::size_t)> pair_progress(bool show) {
-  const auto start = std::chrono::steady_clock::now();
-  return [=](std::size_t done, std::size_t all) {
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (show && all > 1 && seconds > 2)
-      std::cerr << "pair " << done << " of " << all << ", ETA "
-                << as_duration(seconds * static_cast<double>(all - done) / static_cast<double>(done)) << "\n";
+  using Clock = std::chrono::steady_clock;
+  return [show, start = Clock::now(), shown = Clock::now()](std::size_t done, std::size_t all) mutable {
+    const auto now = Clock::now();
+    if (!show || done == all || now - shown < std::chrono::seconds(3)) return;
+    shown = now;
+    const double seconds = std::chrono::duration<double>(now - start).count();
+    std::cerr << "pair " << done << " of " << all << ", ETA "
+              << as_duration(seconds * static_cast<double>(all - done) / static_cast<double>(done)) << "\n";
   };
 }
 

@@ -13,7 +13,7 @@ void add_compare_options(OptionParser& parser);
 /// Their values. Throws UsageError naming one that makes no sense.
 CompareOptions compare_options(const OptionParser& parser);
 
-/// For compare_pairs: a line on stderr after each pair once the work takes seconds, when `show`.
+/// For compare_pairs: a line on stderr every few seconds, when `show`.
 std::function<void(std::size_t, std::size_t)> pair_progress(bool show);
 
 }  // namespace switchyard
