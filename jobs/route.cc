@@ -58,6 +58,7 @@ OptionParser make_parser() {
       "  field=NAME                  JSON key, column name or number of the text (default text)\n"
       "  tokens=NAME                 JSON key of ready token ids (default tokens)\n"
       "  id=NAME  category=NAME      JSON key or column of the document's id and label\n"
+      "  only=LABEL                  documents of this category alone: a file of several can be several corpora\n"
       "  header=yes|no               CSV, TSV: whether the first record names the columns (default yes)",
       "Examples:\n"
       "  switchyard route --model mixtral --corpus wiki=wiki.jsonl --corpus code=src,split=file --out run\n"

@@ -20,7 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<std::string_view, 7> kKeys{"format", "field", "tokens", "id", "category", "split", "header"};
+constexpr std::array<std::string_view, 8> kKeys{"format",   "field", "tokens", "id",
+                                                "category", "only",  "split",  "header"};
 constexpr std::string_view kExample = "write NAME=PATH[,key=value ...], for example wiki=data/wiki.jsonl,field=text";
 
 [[noreturn]] void fail(std::string_view text, const std::string& what,
@@ -85,6 +86,7 @@ void set(CorpusSpec& spec, std::string_view text, std::string_view key, std::str
     std::string& field = key == "field"    ? spec.field
                          : key == "tokens" ? spec.tokens_field
                          : key == "id"     ? spec.id_field
+                         : key == "only"   ? spec.only
                                            : spec.category_field;
     field = value;
   }
@@ -100,8 +102,10 @@ void check_keys_fit(const CorpusSpec& spec, std::string_view text, const std::se
   if (!table) refuse("header", "header= is for format=csv and format=tsv");
   if (spec.format != CorpusFormat::jsonl) refuse("tokens", "tokens= is for format=jsonl");
   if (spec.format == CorpusFormat::text) {
-    for (const std::string_view key : {"field", "id", "category"}) refuse(key, "a text file has no fields");
+    for (const std::string_view key : {"field", "id", "category", "only"}) refuse(key, "a text file has no fields");
   }
+  if (!spec.only.empty() && spec.category_field.empty())
+    fail(text, "only= names a category, but nothing says where categories are", "add category=");
   if (!table || spec.header) return;
   for (const std::string& column : {spec.field, spec.id_field, spec.category_field}) {
     if (!column.empty() && !is_number(column)) {
@@ -190,7 +194,7 @@ std::vector<std::filesystem::path> list_files(const CorpusSpec& spec) {
     throw Error(exists ? "the folder has no files" : "no such file, folder or glob", where,
                 stray_key
                     ? "what follows a comma is taken for the path unless it is a known key: format, field, tokens, id, "
-                      "category, split, header"
+                      "category, only, split, header"
                     : "give a file, a folder or a pattern such as 'data/*.jsonl.zst'");
   }
   std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });

@@ -14,8 +14,8 @@ enum class TextSplit { file, line, blank_line };
 
 /// One `--corpus NAME=PATH[,key=value ...]`. Keys: format=text|jsonl|csv|tsv (default by the file's name, without
 /// .gz/.zst; else text), field= (text; JSON key or column name or 1-based number; default "text"), tokens= (JSON key
-/// with ready ids; default "tokens", used where a line has it and no text), id=, category=, split=file|line|blank
-/// (text), header=yes|no (CSV/TSV, default yes).
+/// with ready ids; default "tokens", used where a line has it and no text), id=, category=, only= (documents of this
+/// category alone), split=file|line|blank (text), header=yes|no (CSV/TSV, default yes).
 struct CorpusSpec {
   std::string name;
   std::string path;  // file, folder (all files below it, sorted) or glob (sorted)
@@ -25,6 +25,7 @@ struct CorpusSpec {
   std::string tokens_field = "tokens";
   std::string id_field;        // empty: documents are named FILE:ORDINAL
   std::string category_field;  // empty: no categories
+  std::string only;            // empty: documents of every category
   TextSplit split = TextSplit::file;
   bool header = true;
 

@@ -215,6 +215,7 @@ std::optional<Document> DocumentReader::next() {
       state.refuse(raw, *fault);
       continue;
     }
+    if (!state.request.spec.only.empty() && document.category != state.request.spec.only) continue;
     document.ordinal = state.cursor.ordinal++;
     return document;
   }

@@ -18,8 +18,9 @@ struct Document {
   std::string text;
   std::vector<std::uint32_t> tokens;
   bool has_tokens = false;
-  bool truncated = false;     // the text was cut at ReaderOptions::max_document_bytes
-  std::uint64_t ordinal = 0;  // 0, 1, ... in the corpus, skipped ones not counted
+  bool truncated = false;  // the text was cut at ReaderOptions::max_document_bytes
+  std::uint64_t ordinal =
+      0;  // 0, 1, ... in the corpus; skipped ones, and those of other categories than `only`, not counted
 };
 
 /// A place in a corpus where a document begins.

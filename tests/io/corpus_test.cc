@@ -111,6 +111,13 @@ TEST(CorpusSpec, ReadsEveryKey) {
   EXPECT_FALSE(CorpusSpec::parse("a=b.tsv.gz,header=no,field=2").header);
 }
 
+TEST(CorpusSpec, OnlyNeedsACategory) {
+  EXPECT_EQ(CorpusSpec::parse("a=b.csv,category=1,only=sports, and more").only, "sports, and more");
+  EXPECT_THAT(error_of<UsageError>([] { CorpusSpec::parse("a=b.csv,only=sports"); }), HasSubstr("add category="));
+  EXPECT_THAT(error_of<UsageError>([] { CorpusSpec::parse("a=b.txt,format=text,only=x"); }),
+              HasSubstr("has no fields"));
+}
+
 TEST(CorpusSpec, PathsKeepCommasAndEqualsSigns) {
   EXPECT_EQ(CorpusSpec::parse("a=x,y=1,z.txt").path, "x,y=1,z.txt");
   EXPECT_EQ(CorpusSpec::parse("a=x,fields=1,field=t,format=csv").path, "x,fields=1");
@@ -261,6 +268,9 @@ TEST(JsonlCorpus, TakesFieldsIdsCategoriesAndTokens) {
   EXPECT_FALSE(documents[0].has_tokens);
   EXPECT_TRUE(documents[1].has_tokens);
   EXPECT_THAT(documents[1].tokens, ElementsAre(0U, 1U, 4294967295U));
+  const auto only = read_all("c=" + file.string() + ",id=id,category=label,only=2.50");
+  EXPECT_THAT(ids(only), ElementsAre("k"));
+  EXPECT_EQ(only[0].ordinal, 0U);
   EXPECT_EQ(documents[2].text, "");
   EXPECT_FALSE(documents[2].has_tokens);
 }

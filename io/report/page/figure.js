@@ -39,12 +39,14 @@ function asSvg(svg) {
   const copy = svg.cloneNode(true);
   const from = [svg].concat(Array.from(svg.querySelectorAll("*"))), to = [copy].concat(Array.from(copy.querySelectorAll("*")));
   from.forEach((node, i) => {
-    const style = getComputedStyle(node);
-    for (const name of ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-opacity", "opacity", "font-size", "font-family", "text-anchor"])
-      to[i].setAttribute(name, style.getPropertyValue(name));
-    to[i].removeAttribute("class");
+    const style = getComputedStyle(node), plain = {"fill-opacity": "1", "stroke": "none", "stroke-width": "1px", "stroke-dasharray": "none", "stroke-opacity": "1", "opacity": "1", "text-anchor": "start"};
+    const names = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-opacity", "opacity"].concat(node.tagName === "text" ? ["font-size", "font-family", "text-anchor"] : []);
+    if (!["svg", "g"].includes(node.tagName)) for (const name of names) if (style.getPropertyValue(name) !== plain[name]) to[i].setAttribute(name, style.getPropertyValue(name));
+    for (const name of ["class", "style", "role", "aria-label", "data-columns", "data-width"]) to[i].removeAttribute(name);
   });
   copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  const paper = copy.insertBefore(document.createElementNS("http://www.w3.org/2000/svg", "rect"), copy.firstChild);
+  for (const [name, value] of [["width", "100%"], ["height", "100%"], ["fill", css("--card")]]) paper.setAttribute(name, value);
   return '<?xml version="1.0" encoding="UTF-8"?>\n' + new XMLSerializer().serializeToString(copy);
 }
 
