@@ -35,9 +35,9 @@ struct Column {
 /// Collects what the segments hold, one segment after another.
 class Columns {
  public:
-  void add_segment(const fs::path& out, const SegmentEntry& entry, const ModelFacts& model, RecordLevel level,
+  void add_segment(const fs::path& out, const SegmentEntry& entry, const ModelFacts& model, const RowLayout& layout,
                    const std::set<std::string>& copied) {
-    require_same_run(out / entry.file, model, level);
+    require_same_run(out / entry.file, model, layout);
     const hdf5::File file = hdf5::File::open(out / entry.file, hdf5::File::Access::read);
     std::map<std::string, std::uint64_t> lengths;  // of this segment's appended dimensions
     for (const std::string& path : hdf5::data_sets_below(file, "/")) {
@@ -55,9 +55,9 @@ class Columns {
  private:
   static const std::string& dimension_of(const Column& column) { return column.facts.shape.dimensions.front(); }
 
-  static void require_same_run(const fs::path& segment, const ModelFacts& model, RecordLevel level) {
+  static void require_same_run(const fs::path& segment, const ModelFacts& model, const RowLayout& layout) {
     const RoutingReader reader(segment);
-    if (reader.model() != model || reader.level() != level)
+    if (reader.model() != model || reader.layout() != layout)
       throw Error("it is of another model or record level than the run", segment.string(),
                   "give every run its own output folder");
   }
@@ -127,7 +127,7 @@ void write_virtual(const hdf5::File& file, const Column& column) {
   file.create_data_set(path, column.type.id(), hdf5::space_of(shape), creation);
 }
 
-void write_part(const fs::path& part, const ModelFacts& model, RecordLevel level, std::span<const Table> tables,
+void write_part(const fs::path& part, const ModelFacts& model, const RowLayout& layout, std::span<const Table> tables,
                 const std::map<std::string, Column>& columns) {
   hdf5::File file = hdf5::File::create(part);
   std::vector<hdf5::DataSetFacts> facts;
@@ -139,7 +139,7 @@ void write_part(const fs::path& part, const ModelFacts& model, RecordLevel level
     hdf5::write_values(file, table);
     facts.push_back(hdf5::facts_of(table));
   }
-  write_identity(file, model, level);
+  write_identity(file, model, layout);
   hdf5::describe(file, facts, describe_routing_group);
   file.close();
 }
@@ -162,14 +162,15 @@ void write_master(const fs::path& out, const ModelFacts& model, std::span<const 
   std::set<std::string> copied_paths;
   for (const Table& table : copied) copied_paths.insert(table.path);
 
-  const RecordLevel level = segments.empty() ? RecordLevel::counts : RoutingReader(out / segments.front().file).level();
+  const RowLayout layout =
+      segments.empty() ? RowLayout(RecordLevel::counts) : RoutingReader(out / segments.front().file).layout();
   Columns columns;
-  for (const SegmentEntry& segment : segments) columns.add_segment(out, segment, model, level, copied_paths);
+  for (const SegmentEntry& segment : segments) columns.add_segment(out, segment, model, layout, copied_paths);
 
   const fs::path part = out / "routing.h5.part";
   make_empty_file(part);
   try {
-    write_part(part, model, level, copied, columns.finish());
+    write_part(part, model, layout, copied, columns.finish());
     sync_to_disk(part);
     rename_durably(part, out / "routing.h5");
   } catch (const Error&) {

@@ -51,10 +51,10 @@ ModelFacts read_model(const hdf5::File& file) {
   return model;
 }
 
-RecordLevel read_level(const hdf5::File& file) {
+RowLayout read_layout(const hdf5::File& file) {
   const std::string text = required_string(file, "/", "level");
   try {
-    return parse_record_level(text);
+    return {parse_record_level(text), parse_absent_fields(file.string_attribute("/", "absent").value_or(""))};
   } catch (const Error& error) {
     throw Error(error.what(), file.path().string());
   }
@@ -82,8 +82,8 @@ struct RoutingReader::State {
   explicit State(const std::filesystem::path& path) : file(hdf5::File::open(path, hdf5::File::Access::read)) {
     hdf5::require_format(file, kRoutingFormat, kFormatMajor);
     model = read_model(file);
-    level = read_level(file);
-    columns = row_columns(model, level);
+    layout = read_layout(file);
+    columns = row_columns(model, layout);
     if (!columns.empty() && file.contains(columns.front().path)) {
       const auto shape = hdf5::shape_of(file.open_data_set(columns.front().path));
       if (shape.size() == 1) n_rows = shape.front();
@@ -144,7 +144,7 @@ struct RoutingReader::State {
 
   hdf5::File file;
   ModelFacts model;
-  RecordLevel level = RecordLevel::tokens;
+  RowLayout layout;
   std::vector<RowColumn> columns;
   std::uint64_t n_rows = 0;
   std::map<std::string, hdf5::DataSet> opened;
@@ -156,7 +156,8 @@ RoutingReader::~RoutingReader() = default;
 RoutingReader::RoutingReader(RoutingReader&&) noexcept = default;
 
 const ModelFacts& RoutingReader::model() const { return state_->model; }
-RecordLevel RoutingReader::level() const { return state_->level; }
+RecordLevel RoutingReader::level() const { return state_->layout.level; }
+const RowLayout& RoutingReader::layout() const { return state_->layout; }
 std::uint64_t RoutingReader::n_rows() const { return state_->n_rows; }
 
 TokenRows RoutingReader::read_rows(std::uint64_t first, std::uint64_t count) const {

@@ -22,8 +22,10 @@ class RoutingReader {
 
   const ModelFacts& model() const;
   RecordLevel level() const;
+  const RowLayout& layout() const;
   std::uint64_t n_rows() const;
-  /// Rows [first, first + count) of every column that the level has. expert ids are widened to u16.
+  /// Rows [first, first + count) of every column that the layout has; the others stay empty. expert ids are widened to
+  /// u16.
   TokenRows read_rows(std::uint64_t first, std::uint64_t count) const;
   bool contains(std::string_view path) const;
   /// Any data set by path, whole. Throws Error naming file and path.

@@ -13,6 +13,13 @@ namespace {
 constexpr std::array<std::pair<RecordLevel, std::string_view>, 3> kLevels = {
     {{RecordLevel::counts, "counts"}, {RecordLevel::tokens, "tokens"}, {RecordLevel::logits, "logits"}}};
 
+constexpr std::array<std::pair<RowField, std::string_view>, 5> kFieldsThatMayBeAbsent = {
+    {{RowField::id, "id"},
+     {RowField::loss, "loss"},
+     {RowField::predicted, "predicted"},
+     {RowField::weight, "weight"},
+     {RowField::entropy, "entropy"}}};
+
 constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kGroups = {{
     {"/model", "The model whose routing is recorded"},
     {"/vocabulary", "What token ids stand for"},
@@ -48,7 +55,7 @@ void add_layer_columns(std::vector<RowColumn>& columns, const ModelFacts& model,
   const auto k = static_cast<std::uint64_t>(model.top_k);
   const StoredType expert_type = model.n_experts <= 255 ? StoredType::u8 : StoredType::u16;
   columns.push_back({group + "/expert", RowField::expert, layer, "slot", k, expert_type, "1",
-                     "chosen expert, by combine weight descending"});
+                     "chosen expert, by combine weight descending unless weights are absent"});
   columns.push_back({group + "/weight", RowField::weight, layer, "slot", k, StoredType::f16, "1",
                      "combine weight of the chosen expert"});
   columns.push_back({group + "/entropy", RowField::entropy, layer, "", 1, StoredType::f16, "nats",
@@ -74,6 +81,28 @@ std::string_view to_string(RecordLevel level) {
   return std::ranges::find(kLevels, level, [](const auto& entry) { return entry.first; })->second;
 }
 
+std::string to_string(const std::set<RowField>& absent) {
+  std::string text;
+  for (const auto& [field, name] : kFieldsThatMayBeAbsent)
+    if (absent.contains(field)) text.append(text.empty() ? "" : ",").append(name);
+  return text;
+}
+
+std::set<RowField> parse_absent_fields(std::string_view text) {
+  std::set<RowField> absent;
+  while (!text.empty()) {
+    const std::string_view word = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), word.size() + 1));
+    const auto* const found =
+        std::ranges::find(kFieldsThatMayBeAbsent, word, [](const auto& entry) { return entry.second; });
+    if (found == kFieldsThatMayBeAbsent.end())
+      throw Error("a record without '" + std::string(word) + "' is unknown", "attribute absent",
+                  "read it with a newer switchyard");
+    absent.insert(found->first);
+  }
+  return absent;
+}
+
 std::size_t size_of(StoredType type) {
   switch (type) {
     case StoredType::u8:
@@ -88,12 +117,13 @@ std::size_t size_of(StoredType type) {
   return 4;
 }
 
-std::vector<RowColumn> row_columns(const ModelFacts& model, RecordLevel level) {
+std::vector<RowColumn> row_columns(const ModelFacts& model, const RowLayout& layout) {
   std::vector<RowColumn> columns;
-  if (level == RecordLevel::counts) return columns;
+  if (layout.level == RecordLevel::counts) return columns;
   add_token_columns(columns);
   for (std::size_t layer = 0; layer < model.moe_layers.size(); ++layer)
-    add_layer_columns(columns, model, layer, level == RecordLevel::logits);
+    add_layer_columns(columns, model, layer, layout.level == RecordLevel::logits);
+  std::erase_if(columns, [&](const RowColumn& column) { return !layout.has(column.field); });
   return columns;
 }
 

@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "io/hdf5/table.h"
@@ -48,11 +50,28 @@ struct TokenRows {
   std::vector<float> loss;                                       // [n] nats, NaN where there is no target
   std::vector<Layer> layers;                                     // [L]
 
-  std::uint64_t size() const { return id.size(); }
+  std::uint64_t size() const { return document.size(); }
 };
 
 /// A field of TokenRows.
 enum class RowField : std::uint8_t { id, document, position, phase, loss, predicted, expert, weight, entropy, logits };
+
+/// Which columns the rows of a record have: those of its level but for fields that its source did not tell, as a
+/// serving engine tells experts and no weights.
+struct RowLayout {
+  RecordLevel level = RecordLevel::tokens;
+  std::set<RowField> absent;  // never document, position, phase or expert
+
+  RowLayout(RecordLevel of_level = RecordLevel::tokens, std::set<RowField> without = {})  // NOLINT: a level is a layout
+      : level(of_level), absent(std::move(without)) {}
+  bool has(RowField field) const { return !absent.contains(field); }
+  bool operator==(const RowLayout&) const = default;
+};
+/// "id,weight" of fields that may be absent, in the order of RowField; "" of none.
+std::string to_string(const std::set<RowField>& absent);
+/// The inverse. Throws Error naming a word that is no such field.
+std::set<RowField> parse_absent_fields(std::string_view text);
+
 /// How a field lies in a file.
 enum class StoredType : std::uint8_t { u8, u16, u32, f16, f32 };
 std::size_t size_of(StoredType type);
@@ -68,8 +87,8 @@ struct RowColumn {
   std::string units, long_name;
 };
 
-/// The data sets of rows at a level, /tokens first, then layer by layer. None at level counts.
-std::vector<RowColumn> row_columns(const ModelFacts& model, RecordLevel level);
+/// The data sets of rows, /tokens first, then layer by layer. None at level counts.
+std::vector<RowColumn> row_columns(const ModelFacts& model, const RowLayout& layout);
 
 /// Applies `visit` to the vector that holds a column: the same switch for writing and reading.
 template <typename Rows, typename Visit>

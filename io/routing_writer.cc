@@ -38,7 +38,7 @@ void require_whole(const SegmentContents& contents, const Communicator& comm) {
 }
 
 bool has_rows(const SegmentContents& contents, const WriteOptions& options) {
-  return options.level != RecordLevel::counts && contents.n_rows > 0;
+  return options.layout.level != RecordLevel::counts && contents.n_rows > 0;
 }
 
 SegmentEntry finish(const fs::path& out, const fs::path& part, SegmentEntry entry) {
@@ -56,7 +56,7 @@ std::optional<std::string> write_rows(const fs::path& part, const ModelFacts& mo
                                       const WriteOptions& options, const Communicator& comm) {
   RowFile rows(part, model, contents, options, comm);
   std::optional<std::string> failure = attempt(comm, [&] {
-    if (comm.rank() == 0) reserve_rows(part, model, contents, options.level);
+    if (comm.rank() == 0) reserve_rows(part, model, contents, options.layout);
   });
   if (!failure && options.compress) rows.write();
   if (!failure && !options.compress) failure = attempt(comm, [&] { rows.write(); });
@@ -64,7 +64,7 @@ std::optional<std::string> write_rows(const fs::path& part, const ModelFacts& mo
   if (failure) return failure;
   return attempt(comm, [&] {
     sync_to_disk(part);  // a node's own pages are synced on that node
-    if (options.compress) verify_rows(part, model, contents, options.level);
+    if (options.compress) verify_rows(part, model, contents, options.layout);
   });
 }
 
@@ -77,18 +77,18 @@ SegmentEntry commit_segment(const fs::path& out, std::uint64_t number, const Mod
   const fs::path file = out / entry.file;
   const fs::path part = file.string() + ".part";
   together(comm, [&] {
-    require_consistent_rows(model, contents, options.level);
+    require_consistent_rows(model, contents, options.layout);
     to_line(entry);
   });
   if (has_rows(contents, options)) require_whole(contents, comm);
   std::optional<std::string> failure = attempt(comm, [&] {
-    if (comm.rank() == 0) prepare(part, file, bytes_needed(model, contents, options.level));
+    if (comm.rank() == 0) prepare(part, file, bytes_needed(model, contents, options.layout));
   });
   if (!failure && has_rows(contents, options)) failure = write_rows(part, model, contents, options, comm);
   if (!failure)
     failure = attempt(comm, [&] {
       if (comm.rank() != 0) return;
-      add_tables(part, model, contents, options.level);
+      add_tables(part, model, contents, options.layout);
       entry = finish(out, part, entry);
     });
   if (failure) {

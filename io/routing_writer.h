@@ -21,7 +21,7 @@ struct SegmentContents {
 };
 
 struct WriteOptions {
-  RecordLevel level = RecordLevel::tokens;
+  RowLayout layout;
   bool compress = false;  // shuffle + deflate 1; filtered writes are collective, 10x slower
 };
 

@@ -22,8 +22,8 @@ constexpr const char* kCheckDisk = "check that the disk is not full and start th
 constexpr std::uint64_t kMetadataBytes = std::uint64_t{4} << 10U;  // of a data set, generously
 
 /// The data sets that all ranks write: none without rows.
-std::vector<RowColumn> columns_of(const ModelFacts& model, const SegmentContents& contents, RecordLevel level) {
-  return contents.n_rows == 0 ? std::vector<RowColumn>{} : row_columns(model, level);
+std::vector<RowColumn> columns_of(const ModelFacts& model, const SegmentContents& contents, const RowLayout& layout) {
+  return contents.n_rows == 0 ? std::vector<RowColumn>{} : row_columns(model, layout);
 }
 
 std::vector<std::uint64_t> shape_of(const RowColumn& column, std::uint64_t n_rows) {
@@ -178,11 +178,11 @@ hdf5::DataSetFacts facts_of(const RowColumn& column, std::uint64_t n_rows) {
 
 }  // namespace
 
-void require_consistent_rows(const ModelFacts& model, const SegmentContents& contents, RecordLevel level) {
+void require_consistent_rows(const ModelFacts& model, const SegmentContents& contents, const RowLayout& layout) {
   if (contents.rows.size() != contents.ranges.size())
     throw Error(std::to_string(contents.rows.size()) + " blocks of rows for " + std::to_string(contents.ranges.size()) +
                 " ranges");
-  const std::vector<RowColumn> columns = columns_of(model, contents, level);
+  const std::vector<RowColumn> columns = columns_of(model, contents, layout);
   std::uint64_t next = 0;
   for (std::size_t i = 0; i < contents.ranges.size() && !columns.empty(); ++i) {
     const auto [first, count] = contents.ranges[i];
@@ -196,8 +196,8 @@ void require_consistent_rows(const ModelFacts& model, const SegmentContents& con
   }
 }
 
-std::uint64_t bytes_needed(const ModelFacts& model, const SegmentContents& contents, RecordLevel level) {
-  const std::vector<RowColumn> columns = columns_of(model, contents, level);
+std::uint64_t bytes_needed(const ModelFacts& model, const SegmentContents& contents, const RowLayout& layout) {
+  const std::vector<RowColumn> columns = columns_of(model, contents, layout);
   std::uint64_t bytes = kMetadataBytes * (columns.size() + contents.tables.size());
   for (const Table& table : contents.tables) bytes += bytes_of(table);
   for (const RowColumn& column : columns) bytes += contents.n_rows * column.width * size_of(column.stored);
@@ -217,7 +217,7 @@ RowFile::RowFile(const std::filesystem::path& path, const ModelFacts& model, con
                  const WriteOptions& options, const Communicator& comm) {
   const std::size_t ranges = contents.ranges.size();
   state_.reset(new State{
-      .columns = columns_of(model, contents, options.level),
+      .columns = columns_of(model, contents, options.layout),
       .contents = contents,
       .n_calls = options.compress ? static_cast<std::size_t>(comm.max(static_cast<std::int64_t>(ranges))) : ranges,
       .file = hdf5::File::create(path, comm),
@@ -248,13 +248,13 @@ void RowFile::close() {
 }
 
 void reserve_rows(const std::filesystem::path& path, const ModelFacts& model, const SegmentContents& contents,
-                  RecordLevel level) {
-  reserve_space(path, bytes_needed(model, contents, level));
+                  const RowLayout& layout) {
+  reserve_space(path, bytes_needed(model, contents, layout));
 }
 
 void verify_rows(const std::filesystem::path& path, const ModelFacts& model, const SegmentContents& contents,
-                 RecordLevel level) {
-  const std::vector<RowColumn> columns = columns_of(model, contents, level);
+                 const RowLayout& layout) {
+  const std::vector<RowColumn> columns = columns_of(model, contents, layout);
   if (columns.empty()) return;
   const hdf5::File file = hdf5::File::open(path, hdf5::File::Access::read);
   for (const RowColumn& column : columns) {
@@ -264,10 +264,11 @@ void verify_rows(const std::filesystem::path& path, const ModelFacts& model, con
   }
 }
 
-void write_identity(const hdf5::File& file, const ModelFacts& model, RecordLevel level) {
+void write_identity(const hdf5::File& file, const ModelFacts& model, const RowLayout& layout) {
   file.set_attribute("/", "format", std::string(kRoutingFormat));
   file.set_attribute("/", "format_version", std::to_string(kFormatMajor) + "." + std::to_string(kFormatMinor));
-  file.set_attribute("/", "level", std::string(to_string(level)));
+  file.set_attribute("/", "level", std::string(to_string(layout.level)));
+  if (!layout.absent.empty()) file.set_attribute("/", "absent", to_string(layout.absent));
   file.set_attribute("/model", "family", model.family);
   file.set_attribute("/model", "name", model.name);
   file.set_attribute("/model", "n_layers", model.n_layers);
@@ -276,8 +277,8 @@ void write_identity(const hdf5::File& file, const ModelFacts& model, RecordLevel
 }
 
 void add_tables(const std::filesystem::path& path, const ModelFacts& model, const SegmentContents& contents,
-                RecordLevel level) {
-  const std::vector<RowColumn> columns = columns_of(model, contents, level);
+                const RowLayout& layout) {
+  const std::vector<RowColumn> columns = columns_of(model, contents, layout);
   hdf5::File file = columns.empty() ? hdf5::File::create(path) : hdf5::File::open(path, hdf5::File::Access::modify);
   std::vector<Table> tables = model_tables(model);
   tables.insert(tables.end(), contents.tables.begin(), contents.tables.end());
@@ -287,7 +288,7 @@ void add_tables(const std::filesystem::path& path, const ModelFacts& model, cons
     hdf5::write_values(file, table);
     facts.push_back(hdf5::facts_of(table));
   }
-  write_identity(file, model, level);
+  write_identity(file, model, layout);
   hdf5::describe(file, facts, describe_routing_group);
   file.close();
 }

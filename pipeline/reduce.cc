@@ -1,7 +1,9 @@
 #include "pipeline/reduce.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -85,24 +87,17 @@ std::vector<float> from_half(const std::vector<std::uint16_t>& bits) {
   return values;
 }
 
-/// Rows that end with a window's last token, as the accumulators see them.
+/// Rows that end with a window's last token, as the accumulators see them, phase by phase.
 class RowObserver {
  public:
-  RowObserver(const RoutingReader& segment, const std::vector<std::uint8_t>& excluded,
-              std::span<const std::uint16_t> document_groups, LiveAccumulators& live)
-      : model_(segment.model()), excluded_(excluded), document_groups_(document_groups), live_(live) {}
+  RowObserver(const ModelFacts& model, const std::vector<std::uint8_t>& excluded,
+              std::span<const std::uint16_t> document_groups, TokenTableChoice tables)
+      : model_(model), excluded_(excluded), document_groups_(document_groups), tables_(tables) {}
 
   /// next: the token id after the last row, for its target.
   void observe(const TokenRows& rows, std::optional<std::uint32_t> next) {
     const std::size_t n = rows.size();
-    std::vector<std::int64_t> target(n, -1);
-    for (std::size_t t = 0; t < n; ++t) {
-      if (std::isnan(rows.loss[t])) continue;
-      if (t + 1 < n)
-        target[t] = rows.id[t + 1];
-      else if (next)
-        target[t] = *next;
-    }
+    const std::vector<std::int64_t> target = targets(rows, next);
     const std::vector<std::uint8_t> included = included_tokens(rows.id, excluded_);
     std::vector<std::uint16_t> group;
     for (const std::uint32_t document : rows.document) {
@@ -114,7 +109,6 @@ class RowObserver {
 
     const std::size_t n_layers = rows.layers.size();
     std::vector<Routing> routing(n_layers);
-    std::vector<std::vector<double>> probability_sum(n_layers);
     std::vector<LayerView> views(n_layers);
     for (std::size_t l = 0; l < n_layers; ++l) {
       Routing& of_layer = routing[l];
@@ -123,15 +117,70 @@ class RowObserver {
         of_layer.entropy = from_half(rows.layers[l].entropy);
       } else {
         of_layer = route_again(rows.layers[l].logits, n, static_cast<int>(l));
-        probability_sum[l] = probability_sums(of_layer.probabilities, included);
       }
-      views[l] = {rows.layers[l].expert,    of_layer.weights,     of_layer.entropy,  of_layer.margin,
-                  of_layer.top_probability, of_layer.log_sum_exp, probability_sum[l]};
+      views[l] = {rows.layers[l].expert,
+                  of_layer.weights,
+                  of_layer.entropy,
+                  of_layer.margin,
+                  of_layer.top_probability,
+                  of_layer.log_sum_exp,
+                  {}};
     }
-    live_.observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views});
+    for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
+      const auto count = std::count(rows.phase.begin(), rows.phase.end(), phase);
+      if (count == 0) continue;
+      std::vector<std::uint8_t> of_phase;
+      if (static_cast<std::size_t>(count) < n)
+        for (const std::uint8_t number : rows.phase) of_phase.push_back(number == phase ? 1 : 0);
+      std::vector<std::vector<double>> probability_sum(n_layers);
+      for (std::size_t l = 0; l < n_layers; ++l) {
+        if (rows.layers[l].logits.empty()) continue;
+        probability_sum[l] = probability_sums(routing[l].probabilities, both(included, of_phase));
+        views[l].probability_sum = probability_sum[l];
+      }
+      live(static_cast<TokenPhase>(phase))
+          .observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views, of_phase});
+    }
+  }
+
+  LiveAccumulators& live(TokenPhase phase) {
+    auto& of_phase = live_.at(static_cast<std::size_t>(phase));
+    if (!of_phase) of_phase.emplace(shape_of(model_), tables_);
+    return *of_phase;
+  }
+
+  /// Of the phases met.
+  std::vector<PhaseSums> take() {
+    std::vector<PhaseSums> phases;
+    for (std::size_t phase = 0; phase < kTokenPhases; ++phase)
+      if (live_[phase]) phases.push_back({static_cast<TokenPhase>(phase), live_[phase]->take(Communicator::self())});
+    return phases;
   }
 
  private:
+  /// [n] the id that follows in the document, -1 where there is none or it is not known.
+  static std::vector<std::int64_t> targets(const TokenRows& rows, std::optional<std::uint32_t> next) {
+    const std::size_t n = rows.size();
+    std::vector<std::int64_t> target(n, -1);
+    for (std::size_t t = 0; t < rows.id.size(); ++t) {
+      const bool last =
+          rows.loss.empty() ? t + 1 == n || rows.document[t + 1] != rows.document[t] : std::isnan(rows.loss[t]);
+      if (last) continue;
+      if (t + 1 < n)
+        target[t] = rows.id[t + 1];
+      else if (next)
+        target[t] = *next;
+    }
+    return target;
+  }
+
+  /// Flags set in both, where an empty one has all set.
+  static std::vector<std::uint8_t> both(std::vector<std::uint8_t> a, const std::vector<std::uint8_t>& b) {
+    if (a.empty() || b.empty()) return a.empty() ? b : a;
+    std::transform(a.begin(), a.end(), b.begin(), a.begin(), std::bit_and<>());
+    return a;
+  }
+
   Routing route_again(const std::vector<float>& logits, std::size_t n, int layer) const {
     Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);
     std::copy(logits.begin(), logits.end(), copy.data<float>());
@@ -141,7 +190,8 @@ class RowObserver {
   const ModelFacts& model_;
   const std::vector<std::uint8_t>& excluded_;
   std::span<const std::uint16_t> document_groups_;
-  LiveAccumulators& live_;
+  TokenTableChoice tables_;
+  std::array<std::optional<LiveAccumulators>, kTokenPhases> live_;
 };
 
 /// The fields that token rows do not hold.
@@ -157,51 +207,74 @@ void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
 
 }  // namespace
 
-Accumulators recompute_segment(const std::filesystem::path& segment_path, const std::filesystem::path& next_segment,
-                               const std::vector<std::uint8_t>& excluded_tokens,
-                               std::span<const std::uint16_t> document_groups, const Accumulators& stored) {
+std::vector<PhaseSums> sums_of_rows(const ModelFacts& model, const TokenRows& rows, TokenTableChoice tables,
+                                    std::span<const std::uint16_t> document_groups) {
+  const std::vector<std::uint8_t> none_excluded;
+  RowObserver observer(model, none_excluded, document_groups, tables);
+  observer.observe(rows, std::nullopt);
+  return observer.take();
+}
+
+std::vector<PhaseSums> recompute_segment(const std::filesystem::path& segment_path,
+                                         const std::filesystem::path& next_segment,
+                                         const std::vector<std::uint8_t>& excluded_tokens,
+                                         std::span<const std::uint16_t> document_groups,
+                                         const std::vector<PhaseSums>& stored) {
   const RoutingReader segment(segment_path);
   if (segment.level() == RecordLevel::counts)
     throw Error("holds no token rows to recompute from", segment_path.string(),
                 "reduce without --recompute, or route with --record tokens");
   TokenTableChoice tables;
   for (std::size_t which = 0; which < kTokenTables; ++which)
-    tables.keep[which] = !stored.token_tables[which].cells().empty();
-  LiveAccumulators live(stored.shape, tables);
-  RowObserver observer(segment, excluded_tokens, document_groups, live);
+    tables.keep[which] = std::any_of(stored.begin(), stored.end(), [which](const PhaseSums& phase) {
+      return !phase.sums.token_tables[which].cells().empty();
+    });
+  RowObserver observer(segment.model(), excluded_tokens, document_groups, tables);
 
   const std::uint64_t n_rows = segment.n_rows();
   for (std::uint64_t first = 0; first < n_rows;) {
     // Windows stay whole: rows after the last window's begin wait for the next turn.
     std::uint64_t count = std::min(kRowsAtOnce, n_rows - first);
-    if (first + count < n_rows) {
+    while (first + count < n_rows) {
       const std::vector<std::uint32_t> position = segment.read_rows(first, count).position;
       std::uint64_t end = count;
       while (end > 1 && position[end - 1] != 0) --end;
-      if (end > 1) count = end - 1;
+      if (end > 1) {
+        count = end - 1;
+        break;
+      }
+      count = std::min(2 * count, n_rows - first);  // a window longer than that
     }
     std::optional<std::uint32_t> next;
-    if (first + count < n_rows)
+    if (!segment.layout().has(RowField::id)) {
+      // Nothing follows that could be named.
+    } else if (first + count < n_rows) {
       next = segment.read_rows(first + count, 1).id[0];
-    else if (!next_segment.empty()) {
+    } else if (!next_segment.empty()) {
       const RoutingReader following(next_segment);
       if (following.n_rows() > 0) next = following.read_rows(0, 1).id[0];
     }
     observer.observe(segment.read_rows(first, count), next);
     first += count;
   }
-  live.add_documents(stored.documents[0]);
-  Accumulators recomputed = live.take(Communicator::self());
-  if (segment.level() == RecordLevel::tokens) take_unrecorded(recomputed, stored);
+  for (const PhaseSums& phase : stored) observer.live(phase.phase).add_documents(phase.sums.documents[0]);
+  std::vector<PhaseSums> recomputed = observer.take();
+  if (segment.level() == RecordLevel::tokens)
+    for (PhaseSums& phase : recomputed)
+      for (const PhaseSums& of_stored : stored)
+        if (of_stored.phase == phase.phase) take_unrecorded(phase.sums, of_stored.sums);
   return recomputed;
 }
 
 namespace {
 
-/// One corpus of a run, on rank 0 the sum over all ranks.
-Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
-                      const std::function<void()>& on_segment, const Communicator& comm) {
-  Dataset dataset{run.corpora[corpus], Accumulators(shape_of(model)), RankLoad(model.n_moe_layers(), model.top_k)};
+/// One corpus of a run, a dataset for each phase, on rank 0 the sum over all ranks. What the ranks did is not known by
+/// phase: it goes with the first dataset.
+std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
+                                   const std::function<void()>& on_segment, const Communicator& comm) {
+  const AccumulatorShape shape = shape_of(model);
+  std::array<std::optional<Accumulators>, kTokenPhases> sums;
+  RankLoad ranks(model.n_moe_layers(), model.top_k);
   const auto first = static_cast<std::size_t>(
       std::find(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus) - run.corpus_of_segment.begin());
   const std::uint64_t first_block = first == 0 || first == run.segments.size()
@@ -213,19 +286,30 @@ Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& mode
     if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
     const std::filesystem::path path = run.folder / run.segments[s].file;
     const RoutingReader segment(path);
-    Accumulators stored =
-        from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0);
+    std::vector<PhaseSums> stored = from_phase_tables(read_group(segment, "/accumulators"), shape);
     if (recompute) {
       const std::filesystem::path next =
           s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
       stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
     }
-    dataset.accumulators.merge(stored);
-    dataset.ranks.add(segment, first_block);
+    for (const PhaseSums& phase : stored) {
+      auto& sum = sums.at(static_cast<std::size_t>(phase.phase));
+      if (!sum) sum.emplace(shape);
+      sum->merge(phase.sums);
+    }
+    if (segment.contains("/dispatch")) ranks.add(segment, first_block);
   }
-  dataset.accumulators.reduce_to_root(comm);
-  dataset.ranks.reduce_to_root(comm);
-  return dataset;
+  ranks.reduce_to_root(comm);
+  std::vector<Dataset> datasets;
+  for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
+    if (!comm.any(sums[phase].has_value())) continue;
+    Accumulators sum = sums[phase] ? std::move(*sums[phase]) : Accumulators(shape);
+    sum.reduce_to_root(comm);
+    datasets.push_back({dataset_of(run.corpora[corpus], static_cast<TokenPhase>(phase)), std::move(sum),
+                        datasets.empty() ? ranks : RankLoad(model.n_moe_layers(), model.top_k)});
+  }
+  if (datasets.empty()) datasets.push_back({run.corpora[corpus], Accumulators(shape), ranks});
+  return datasets;
 }
 
 }  // namespace
@@ -257,12 +341,13 @@ Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const 
       part.vocabulary = read_vocabulary(run);
       part.model = RoutingReader(run.folder / run.segments.front().file).model();
       for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus)
-        part.datasets.push_back(reduce_corpus(
-            run, corpus, part.model, options.recompute,
-            [&] {
-              if (comm.rank() == 0) on_segment(++done, n_segments);
-            },
-            comm));
+        for (Dataset& dataset : reduce_corpus(
+                 run, corpus, part.model, options.recompute,
+                 [&] {
+                   if (comm.rank() == 0) on_segment(++done, n_segments);
+                 },
+                 comm))
+          part.datasets.push_back(std::move(dataset));
     } else {
       part = from_statistics_tables(read_tables(source, std::string(kStatsFormat)), source.string());
     }

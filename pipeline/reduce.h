@@ -9,7 +9,9 @@
 
 #include "io/routing_schema.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/analysis/statistics.h"
+#include "pipeline/analysis/token_phase.h"
 
 namespace switchyard {
 
@@ -25,10 +27,18 @@ struct ReduceOptions {
 Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
                        const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm);
 
-/// The accumulators of one segment's rows, computed anew. document_groups: of all documents of the run. What rows at
-/// level tokens do not hold (margin, largest probability, sums of probabilities, z-loss) is taken from `stored`.
-Accumulators recompute_segment(const std::filesystem::path& segment, const std::filesystem::path& next_segment,
-                               const std::vector<std::uint8_t>& excluded_tokens,
-                               std::span<const std::uint16_t> document_groups, const Accumulators& stored);
+/// The accumulators of one segment's rows by phase, computed anew. document_groups: of all documents of the run. What
+/// rows at level tokens do not hold (margin, largest probability, sums of probabilities, z-loss) is taken from
+/// `stored`.
+std::vector<PhaseSums> recompute_segment(const std::filesystem::path& segment,
+                                         const std::filesystem::path& next_segment,
+                                         const std::vector<std::uint8_t>& excluded_tokens,
+                                         std::span<const std::uint16_t> document_groups,
+                                         const std::vector<PhaseSums>& stored);
+
+/// The accumulators of whole documents' rows by phase, as recompute_segment would make them, but for the numbers of
+/// documents. document_groups: of rows.document.
+std::vector<PhaseSums> sums_of_rows(const ModelFacts& model, const TokenRows& rows, TokenTableChoice tables,
+                                    std::span<const std::uint16_t> document_groups);
 
 }  // namespace switchyard

@@ -8,6 +8,7 @@
 
 #include "parallel/error.h"
 #include "parallel/stop_signal.h"
+#include "pipeline/analysis/token_phase.h"
 #include "pipeline/batching.h"
 
 namespace switchyard {
@@ -216,7 +217,7 @@ void RouteLoop::commit() {
   if (comm_.rank() == 0) {
     contents.tables = document_tables(finished_, categories_);
     contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
-    for (Table& table : to_tables({&recorded.accumulators}, "/accumulators"))
+    for (Table& table : phase_tables({{TokenPhase::prefill, recorded.accumulators}}))
       contents.tables.push_back(std::move(table));
   }
   const SourcePosition& after = finished_.back().after;

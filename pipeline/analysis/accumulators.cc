@@ -288,7 +288,8 @@ void read_moments(const TableIndex& index, const Field<Moments>& field, std::vec
   for (std::size_t i = 0; i < counts.size(); ++i) (datasets[i / n].*field.member)[i % n].n = counts[i];
   for (const MomentColumn& column : kMomentColumns) {
     const auto& values = index.values<double>(std::string(field.path) + "/" + column.name, n * datasets.size());
-    for (std::size_t i = 0; i < values.size(); ++i) (datasets[i / n].*field.member)[i % n].*column.member = values[i];
+    for (std::size_t i = 0; i < values.size(); ++i)
+      if (counts[i] > 0) (datasets[i / n].*field.member)[i % n].*column.member = values[i];
   }
 }
 

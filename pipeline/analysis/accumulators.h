@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,15 +39,16 @@ inline constexpr std::size_t kPathCapacity = 16384;
 /// A token is confidently routed when its largest probability exceeds this.
 inline constexpr float kConfidentProbability = 0.7F;
 
-/// Count, mean and sum of squared deviations of a stream of values, with its range. Merging is Chan, Golub and
+/// Count, mean and sum of squared deviations of a stream of values, with its range; mean and range are NaN when there
+/// was none. Merging is Chan, Golub and
 /// LeVeque's update
 /// ("Updating formulae and a pairwise algorithm for computing sample variances", 1979).
 struct Moments {
   std::uint64_t n = 0;
-  double mean = 0;
+  double mean = std::numeric_limits<double>::quiet_NaN();
   double m2 = 0;  // sum of (x - mean)^2
-  double min = 0;
-  double max = 0;
+  double min = std::numeric_limits<double>::quiet_NaN();
+  double max = std::numeric_limits<double>::quiet_NaN();
 
   static Moments of(std::span<const float> values);
   void merge(const Moments& other);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 namespace switchyard {
@@ -20,16 +21,27 @@ class Histogram {
   float scale_;
 };
 
-bool is_included(const TokenView& tokens, std::size_t t) { return tokens.included.empty() || tokens.included[t] != 0; }
+bool is_of_phase(const TokenView& tokens, std::size_t t) { return tokens.of_phase.empty() || tokens.of_phase[t] != 0; }
+
+bool is_included(const TokenView& tokens, std::size_t t) {
+  return is_of_phase(tokens, t) && (tokens.included.empty() || tokens.included[t] != 0);
+}
 
 /// The values of included tokens; `kept` holds them when some are left out.
 std::span<const float> included_values(const TokenView& tokens, std::span<const float> values,
                                        std::vector<float>& kept) {
-  if (tokens.included.empty()) return values;
+  if (tokens.included.empty() && tokens.of_phase.empty()) return values;
   for (std::size_t t = 0; t < values.size(); ++t)
     if (is_included(tokens, t)) kept.push_back(values[t]);
   return kept;
 }
+
+std::int64_t id_or_none(std::span<const std::uint32_t> ids, std::size_t t) {
+  return ids.empty() ? -1 : static_cast<std::int64_t>(ids[t]);
+}
+
+/// Sums of what is not known.
+void set_unknown(double* sums, std::size_t n) { std::fill_n(sums, n, std::numeric_limits<double>::quiet_NaN()); }
 
 bool intersect(const std::uint16_t* a, const std::uint16_t* b, std::size_t k) {
   for (std::size_t i = 0; i < k; ++i)
@@ -129,15 +141,17 @@ void LiveAccumulators::observe(const TokenView& tokens) {
 
 void LiveAccumulators::observe_tokens(const TokenView& tokens) {
   std::vector<float> losses;
-  for (std::size_t t = 0; t < tokens.token.size(); ++t) {
-    sums_.windows[0] += tokens.position[t] == 0 ? 1 : 0;
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    const bool begins = tokens.position[t] == 0 || (t > 0 && !is_of_phase(tokens, t - 1));
+    sums_.windows[0] += begins && is_of_phase(tokens, t) ? 1 : 0;
     if (!is_included(tokens, t)) continue;
     ++sums_.tokens[0];
     if (t > 0 && tokens.position[t] > 0 && is_included(tokens, t - 1)) ++sums_.repeat_pairs[0];
     if (tokens.target[t] < 0) continue;
     ++sums_.targets[0];
-    sums_.correct[0] += tokens.predicted[t] == static_cast<std::uint64_t>(tokens.target[t]) ? 1 : 0;
-    losses.push_back(tokens.loss[t]);
+    if (!tokens.predicted.empty())
+      sums_.correct[0] += tokens.predicted[t] == static_cast<std::uint64_t>(tokens.target[t]) ? 1 : 0;
+    if (!tokens.loss.empty()) losses.push_back(tokens.loss[t]);
   }
   sums_.loss[0].merge(Moments::of(losses));
 }
@@ -147,7 +161,7 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
   const auto l = static_cast<std::size_t>(layer);
   const auto k = static_cast<std::size_t>(shape_.top_k);
   const auto n_experts = static_cast<std::size_t>(shape_.experts);
-  const std::size_t n = tokens.token.size();
+  const std::size_t n = tokens.size();
   const std::uint16_t* previous = layer > 0 ? tokens.layers[l - 1].expert.data() : nullptr;
 
   // Counters that layers keep side by side are summed here first: threads must not share a cache line in the loop.
@@ -177,15 +191,17 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
     for (std::size_t j = 0; j < k; ++j) {
       const std::size_t e = expert[j];
       ++slot_count[j * n_experts + e];
-      weight_sum[j * n_experts + e] += static_cast<double>(view.weight[t * k + j]);
-      weight_histogram[j].add(view.weight[t * k + j]);
+      if (!view.weight.empty()) {
+        weight_sum[j * n_experts + e] += static_cast<double>(view.weight[t * k + j]);
+        weight_histogram[j].add(view.weight[t * k + j]);
+      }
       ++position_count[bucket * n_experts + e];
       for (std::size_t i = 0; i < k; ++i) ++coactivation[e * n_experts + expert[i]];
     }
     std::uint32_t* group = groups + tokens.group[t] * n_experts;
     for (std::size_t j = 0; j < k; ++j) ++group[expert[j]];
-    const std::array<std::int64_t, kTokenTables> token = {tokens.token[t], tokens.target[t],
-                                                          static_cast<std::int64_t>(tokens.predicted[t])};
+    const std::array<std::int64_t, kTokenTables> token = {id_or_none(tokens.token, t), tokens.target[t],
+                                                          id_or_none(tokens.predicted, t)};
     for (std::size_t which = 0; which < kTokenTables; ++which) {
       if (table[which] == nullptr || token[which] < 0) continue;
       std::uint32_t* row = table[which] + static_cast<std::size_t>(token[which]) * n_experts;
@@ -227,13 +243,17 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
   sums_.z_sum[l] += z_sum;
   for (std::size_t e = 0; e < view.probability_sum.size(); ++e)
     sums_.probability_sum[l * n_experts + e] += view.probability_sum[e];
+  if (n == 0) return;
+  if (view.weight.empty()) set_unknown(weight_sum, k * n_experts);
+  if (view.probability_sum.empty()) set_unknown(sums_.probability_sum.data() + l * n_experts, n_experts);
+  if (view.log_sum_exp.empty()) set_unknown(sums_.z_sum.data() + l, 1);
 }
 
 void LiveAccumulators::observe_paths(const TokenView& tokens) {
   const auto layers = static_cast<std::size_t>(shape_.layers);
   const auto k = static_cast<std::size_t>(shape_.top_k);
   std::vector<std::uint16_t> path(layers);
-  for (std::size_t t = 0; t < tokens.token.size(); ++t) {
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
     if (!is_included(tokens, t)) continue;
     for (std::size_t l = 0; l < layers; ++l) path[l] = tokens.layers[l].expert[t * k];
     sums_.paths.add(path);

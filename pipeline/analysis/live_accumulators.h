@@ -10,12 +10,12 @@
 
 namespace switchyard {
 
-/// One MoE layer's routing of n tokens, as the accumulators see it. What a record at level tokens does not keep is
-/// empty.
+/// One MoE layer's routing of n tokens, as the accumulators see it. What is not known, because a record does not keep
+/// it or its source did not tell, is empty: it leaves moments and histograms alone, and makes sums NaN.
 struct LayerView {
   std::span<const std::uint16_t> expert;    // [n, k]
-  std::span<const float> weight;            // [n, k]
-  std::span<const float> entropy;           // [n] nats
+  std::span<const float> weight;            // [n, k] or empty
+  std::span<const float> entropy;           // [n] nats, or empty
   std::span<const float> margin;            // [n] or empty
   std::span<const float> top_probability;   // [n] or empty
   std::span<const float> log_sum_exp;       // [n] or empty
@@ -24,14 +24,19 @@ struct LayerView {
 
 /// n tokens in corpus order with everything known of them.
 struct TokenView {
-  std::span<const std::uint32_t> token;      // [n]
+  std::span<const std::uint32_t> token;      // [n] or empty
   std::span<const std::uint32_t> position;   // [n] in the window; 0 begins a window
   std::span<const std::uint16_t> group;      // [n] document_group of the token's document
   std::span<const std::int64_t> target;      // [n] next token, -1 where there is none
-  std::span<const std::uint32_t> predicted;  // [n]
-  std::span<const float> loss;               // [n] nats
+  std::span<const std::uint32_t> predicted;  // [n] or empty
+  std::span<const float> loss;               // [n] nats, or empty
   std::span<const std::uint8_t> included;    // [n] 0: left out of every statistic (--exclude-special); empty: all count
   std::span<const LayerView> layers;         // [L]
+  /// [n] 1: of the phase that is counted; empty: all are. Others are as good as not there: a token behind one of them
+  /// begins a window, and is no neighbour of it.
+  std::span<const std::uint8_t> of_phase = {};
+
+  std::size_t size() const { return position.size(); }
 };
 
 /// [n] 1 for tokens that count, 0 for those whose id is flagged in `excluded` [V]; empty when `excluded` is: all count.

@@ -160,7 +160,8 @@ void add_uncertainty(TableMaker& make, std::size_t n_experts, std::size_t top_k)
   });
   make.by_layer("/top_probability/confident_share", "1", "share of tokens whose largest probability exceeds 0.7",
                 [](const Dataset& d, int l) {
-                  return share(d.accumulators.confident[static_cast<std::size_t>(l)], d.accumulators.n_tokens());
+                  return share(d.accumulators.confident[static_cast<std::size_t>(l)],
+                               d.accumulators.top_probability[static_cast<std::size_t>(l)].n);
                 });
   make.by_layer_and("/weight/mean", {{"expert", n_experts}}, "1",
                     "mean combine weight of the expert's slots; NaN without slots", [=](const Dataset& d, int l) {
@@ -434,7 +435,7 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   make.by_dataset("/loss/perplexity", "1", "exp of the mean next-token loss",
                   [](const Dataset& d) { return std::exp(d.accumulators.loss[0].mean); });
   make.by_dataset("/loss/accuracy", "1", "share of tokens whose arg-max is the next token",
-                  [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.targets[0]); });
+                  [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.loss[0].n); });
   for (Table& table : rank_tables(ranks)) tables.push_back(std::move(table));
   append_model(tables, model);
   if (!vocabulary.empty())

@@ -31,7 +31,8 @@ using testing::SharedFolder;
 
 SegmentEntry commit(const fs::path& out, std::uint64_t number, const ModelFacts& model, const WriteOptions& options,
                     const std::vector<std::uint64_t>& block_rows, const Communicator& comm) {
-  testing::RankShare share = testing::share_of_segment(model, options.level, 0, block_rows, comm.rank(), comm.size());
+  testing::RankShare share =
+      testing::share_of_segment(model, options.layout.level, 0, block_rows, comm.rank(), comm.size());
   if (comm.rank() == 0) share.contents.tables = testing::segment_tables({"a", "b", "c"}, 0, 2);
   return commit_segment(out, number, model, share.contents, options, R"({"blocks":2})", comm);
 }
@@ -310,7 +311,7 @@ TEST(Segment, OnADiskThatFillsMeanwhileFailsOnEveryRankBeforeAnyWrite) {
     const WriteOptions options{RecordLevel::tokens, compress};
     RowFile rows(disk_path / "rows.h5", model, share.contents, options, comm);
     EXPECT_THAT(
-        error_text([&] { reserve_rows(disk_path / "rows.h5", model, share.contents, options.level); }),
+        error_text([&] { reserve_rows(disk_path / "rows.h5", model, share.contents, options.layout.level); }),
         ::testing::AllOf(::testing::HasSubstr("rows.h5: cannot reserve "), ::testing::HasSubstr("No space left")));
     rows.close();
   }

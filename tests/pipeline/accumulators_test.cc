@@ -7,6 +7,7 @@
 
 #include "parallel/error.h"
 #include "pipeline/analysis/live_accumulators.h"
+#include "pipeline/analysis/token_phase.h"
 
 namespace switchyard {
 namespace {
@@ -235,8 +236,87 @@ TEST(Accumulators, TablesRoundTrip) {
     expect_equal_counts(again[d], datasets[d]);
     EXPECT_EQ(again[d].documents, datasets[d].documents);
     EXPECT_EQ(again[d].weight_sum, datasets[d].weight_sum);
-    EXPECT_EQ(again[d].loss[0].mean, datasets[d].loss[0].mean);
+    EXPECT_EQ(again[d].loss[0].n, datasets[d].loss[0].n);
+    if (datasets[d].loss[0].n == 0)
+      EXPECT_TRUE(std::isnan(again[d].loss[0].mean));
+    else
+      EXPECT_EQ(again[d].loss[0].mean, datasets[d].loss[0].mean);
   }
+}
+
+/// A change of phase begins a window, and pairs across it do not count; all else adds up to the whole.
+TEST(Accumulators, PhasesAreApart) {
+  const Sample sample(300, 5);
+  const std::size_t n = sample.token.size();
+  std::vector<std::uint8_t> decode;  // of every window, all but its first three tokens
+  for (const std::uint32_t position : sample.position) decode.push_back(position < 3 ? 0 : 1);
+  std::vector<std::uint8_t> prefill;
+  for (const std::uint8_t flag : decode) prefill.push_back(flag == 0 ? 1 : 0);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, n);
+  const Accumulators all = whole.take(Communicator::self());
+  std::vector<PhaseSums> phases;
+  for (const auto& [phase, flags] : {std::pair(TokenPhase::prefill, &prefill), {TokenPhase::decode, &decode}}) {
+    LiveAccumulators live(kShape, kAllTables);
+    std::vector<LayerView> views;
+    for (std::size_t l = 0; l < sample.expert.size(); ++l) views.push_back({sample.expert[l], {}, {}, {}, {}, {}, {}});
+    live.observe({sample.token, sample.position, sample.group, sample.target, {}, {}, {}, views, *flags});
+    phases.push_back({phase, live.take(Communicator::self())});
+  }
+
+  std::uint64_t crossings = 0;
+  std::uint64_t decode_pairs = 0;
+  for (std::size_t t = 0; t < n; ++t) {
+    crossings += sample.position[t] == 3 ? 1 : 0;
+    decode_pairs += sample.position[t] > 3 ? 1 : 0;
+  }
+  const Accumulators& first = phases[0].sums;
+  const Accumulators& second = phases[1].sums;
+  EXPECT_GT(crossings, 100U);
+  EXPECT_EQ(first.windows[0], all.windows[0]);
+  EXPECT_EQ(second.windows[0], crossings);
+  EXPECT_EQ(second.repeat_pairs[0], decode_pairs);
+  EXPECT_EQ(first.repeat_pairs[0] + second.repeat_pairs[0] + crossings, all.repeat_pairs[0]);
+  Accumulators sum = first;
+  sum.merge(second);
+  EXPECT_EQ(sum.tokens, all.tokens);
+  EXPECT_EQ(sum.slot_count, all.slot_count);
+  EXPECT_EQ(sum.coactivation, all.coactivation);
+  EXPECT_EQ(sum.flow, all.flow);
+  EXPECT_EQ(sum.position_count, all.position_count);
+  EXPECT_EQ(sum.group_counts, all.group_counts);
+  EXPECT_EQ(sum.token_tables[0], all.token_tables[0]);
+
+  // As a segment keeps them.
+  const std::vector<PhaseSums> again = from_phase_tables(phase_tables(phases), kShape);
+  ASSERT_EQ(again.size(), 2U);
+  EXPECT_EQ(again[1].phase, TokenPhase::decode);
+  expect_equal_counts(again[1].sums, second);
+  const std::vector<PhaseSums> before = from_phase_tables(to_tables({&first}, "/accumulators"), kShape);
+  ASSERT_EQ(before.size(), 1U);
+  EXPECT_EQ(before[0].phase, TokenPhase::prefill);
+}
+
+TEST(Accumulators, WhatIsNotKnownIsNoZero) {
+  const Sample sample(50, 6);
+  LiveAccumulators live(kShape, kAllTables);
+  std::vector<LayerView> views;
+  for (std::size_t l = 0; l < sample.expert.size(); ++l) views.push_back({sample.expert[l], {}, {}, {}, {}, {}, {}});
+  const std::vector<std::int64_t> no_target(sample.token.size(), -1);
+  live.observe({{}, sample.position, sample.group, no_target, {}, {}, {}, views});
+  Accumulators got = live.take(Communicator::self());
+  got.merge(Accumulators(kShape));
+  EXPECT_EQ(got.n_tokens(), sample.token.size());
+  for (const auto* sums : {&got.weight_sum, &got.probability_sum, &got.z_sum})
+    for (const double sum : *sums) EXPECT_TRUE(std::isnan(sum));
+  for (const auto* moments : {&got.entropy, &got.margin, &got.top_probability, &got.loss})
+    for (const Moments& of_layer : *moments) {
+      EXPECT_EQ(of_layer.n, 0U);
+      EXPECT_TRUE(std::isnan(of_layer.mean));
+    }
+  for (const auto* histogram : {&got.entropy_histogram, &got.weight_histogram})
+    for (const std::uint64_t tokens : *histogram) EXPECT_EQ(tokens, 0U);
+  for (const SparseCounts& table : got.token_tables) EXPECT_TRUE(table.cells().empty());
 }
 
 TEST(Accumulators, MissingTableIsNamed) {
