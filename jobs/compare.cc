@@ -78,7 +78,7 @@ void print_pairs(const std::vector<GroupedSlots>& datasets, const std::vector<Pa
 bool are_two_records(const std::vector<std::string>& words) {
   return words.size() == 2 && std::all_of(words.begin(), words.end(), [](const std::filesystem::path& word) {
            return std::filesystem::is_directory(word) && std::filesystem::exists(word / "routing.h5") &&
-                  RoutingReader(word / "routing.h5").level() != RecordLevel::counts;
+                  RoutingReader(word / "routing.h5").contains("/tokens/id");
          });
 }
 

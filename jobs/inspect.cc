@@ -47,13 +47,18 @@ int inspect_segments(const std::filesystem::path& run) {
   return faults;
 }
 
+/// A value as it is read aloud: text without quotes.
+std::string text_of(const nlohmann::json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
+
 int inspect_run(const std::filesystem::path& run) {
   const nlohmann::json description = nlohmann::json::parse(read_run_json(run));
   const nlohmann::json& identity = description.at("identity");
   std::cout << "run of " << identity.at("model").at("name").get<std::string>() << " ("
             << identity.at("model").at("family").get<std::string>() << "), record "
-            << identity.at("record").get<std::string>() << ", precision " << identity.at("precision").get<std::string>()
-            << ", context " << identity.at("context") << "\n";
+            << identity.at("record").get<std::string>();
+  for (const char* option : {"precision", "context"})
+    if (identity.contains(option)) std::cout << ", " << option << " " << text_of(identity.at(option));
+  std::cout << "\n";
   for (const nlohmann::json& corpus : identity.at("corpora"))
     std::cout << "corpus " << corpus.at("name").get<std::string>() << ": " << corpus.at("files") << " files, "
               << as_bytes_text(corpus.at("bytes").get<double>()) << "\n";
@@ -72,7 +77,8 @@ int inspect_file(const std::filesystem::path& path) {
     const RoutingReader reader(path);
     const ModelFacts& model = reader.model();
     std::cout << path.string() << ": switchyard record, level " << to_string(reader.level()) << ", "
-              << with_commas(reader.n_rows()) << " token rows\n"
+              << with_commas(reader.n_rows()) << " token rows"
+              << (reader.layout().absent.empty() ? "" : ", without " + to_string(reader.layout().absent)) << "\n"
               << "model " << model.name << " (" << model.family << "): " << model.n_layers << " layers, "
               << model.n_moe_layers() << " with " << model.n_experts << " experts, top-" << model.top_k << "\n";
     for (const std::string& name : reader.list("/")) std::cout << "  " << name << "\n";

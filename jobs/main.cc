@@ -16,8 +16,9 @@ struct Subcommand {
   std::string_view about;
 };
 
-constexpr std::array<Subcommand, 8> kSubcommands = {{
+constexpr std::array<Subcommand, 9> kSubcommands = {{
     {"route", switchyard::run_route, "run a model over corpora and record where every token is sent"},
+    {"import", switchyard::run_import, "make a run of the routing that a serving engine returned"},
     {"reduce", switchyard::run_reduce, "turn the records of runs into statistics, stats.h5"},
     {"compare", switchyard::run_compare, "say how datasets differ, with intervals and p-values"},
     {"report", switchyard::run_report, "draw statistics as one HTML page"},

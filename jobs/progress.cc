@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <numeric>
@@ -75,10 +76,12 @@ void ProgressBar::update(const RouteProgress& progress) {
   const double rate = static_cast<double>(progress.session_tokens) / elapsed;
   std::string bar(static_cast<std::size_t>(done * kBarCells), '#');
   bar.resize(kBarCells, '.');
-  std::fprintf(stderr, "%s%s [%s] %3.0f %%  %s tokens  %s tokens/s  ETA %s  imbalance %.2f%s",
-               terminal_ ? "\r\033[K" : "", corpora_[progress.corpus].name.c_str(), bar.c_str(), done * 100,
+  std::fprintf(stderr, "%s%s [%s] %3.0f %%  %s tokens  %s tokens/s  ETA %s", terminal_ ? "\r\033[K" : "",
+               corpora_[progress.corpus].name.c_str(), bar.c_str(), done * 100,
                with_commas(progress.session_tokens).c_str(), with_commas(static_cast<std::uint64_t>(rate)).c_str(),
-               as_duration(eta).c_str(), progress.imbalance, terminal_ ? "" : "\n");
+               as_duration(eta).c_str());
+  if (!std::isnan(progress.imbalance)) std::fprintf(stderr, "  imbalance %.2f", progress.imbalance);
+  if (!terminal_) std::fprintf(stderr, "\n");
   std::fflush(stderr);
 }
 

@@ -23,10 +23,12 @@
 #include "jobs/command.h"
 #include "jobs/format.h"
 #include "jobs/machine.h"
+#include "jobs/master_file.h"
 #include "jobs/options.h"
 #include "jobs/progress.h"
 #include "jobs/stats_output.h"
 #include "jobs/summary.h"
+#include "jobs/token_tables.h"
 #include "jobs/version.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
@@ -43,7 +45,6 @@ namespace {
 using nlohmann::json;
 
 constexpr double kBytesPerToken = 3.5;  // of text, for the estimate of --dry-run
-constexpr std::uint64_t kMostTableBytes = 8ULL << 30U;
 
 OptionParser make_parser() {
   OptionParser parser(
@@ -107,20 +108,6 @@ OptionParser make_parser() {
   return parser;
 }
 
-TokenTableChoice parse_token_tables(const std::string& text) {
-  TokenTableChoice choice{{false, false, false}};
-  if (text == "none") return choice;
-  std::istringstream words(text);
-  for (std::string word; std::getline(words, word, ',');) {
-    const auto found = std::find(kTokenTableNames.begin(), kTokenTableNames.end(), word);
-    if (found == kTokenTableNames.end())
-      throw UsageError("unknown table '" + word + "'", "--token-tables",
-                       "give none, or a list of input, target, predicted");
-    choice.keep[static_cast<std::size_t>(found - kTokenTableNames.begin())] = true;
-  }
-  return choice;
-}
-
 std::int64_t positive(const OptionParser& parser, const char* name, std::int64_t fallback) {
   const std::int64_t value = parser.has(name) ? parser.get<std::int64_t>(name) : fallback;
   if (value < 1 || value > std::numeric_limits<std::int32_t>::max() / 64)
@@ -144,7 +131,6 @@ class RouteJob {
   std::vector<std::uint8_t> excluded_tokens() const;
   BlockOptions block_options() const;
   std::vector<CorpusExtent> extents() const;
-  void write_master_file(const std::vector<SegmentEntry>& segments) const;
   void finish(const RouteOutcome& outcome) const;
 
   const OptionParser& parser_;
@@ -215,11 +201,7 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
     throw Error("has " + std::to_string(tokenizer_->vocabulary_size()) + " tokens, but the model's vocabulary holds " +
                     std::to_string(config_.vocabulary),
                 (checkpoint_.folder() / "tokenizer.model").string(), "copy the tokenizer that belongs to the model");
-  const std::uint64_t tables = LiveAccumulators::table_bytes(shape_of(facts_), token_tables_);
-  if (tables > kMostTableBytes)
-    throw UsageError("would take " + as_bytes_text(static_cast<double>(tables) * 2) + " on each rank",
-                     "--token-tables " + parser.get<std::string>("token-tables"),
-                     "choose fewer tables, e.g. --token-tables input or none");
+  require_affordable(shape_of(facts_), token_tables_, parser.get<std::string>("token-tables"));
   omp_set_num_threads(threads_);
   read_corpora();
 }
@@ -375,57 +357,6 @@ int RouteJob::dry_run() const {
   return 0;
 }
 
-void RouteJob::write_master_file(const std::vector<SegmentEntry>& segments) const {
-  const std::uint64_t n = corpora_.size();
-  std::vector<std::string> names;
-  std::vector<std::uint64_t> documents(n, 0);
-  std::vector<std::uint64_t> tokens(n, 0);
-  std::vector<std::uint64_t> skipped(n, 0);
-  std::vector<std::string> categories;
-  std::vector<std::string> places;
-  for (const CorpusSpec& corpus : corpora_) names.push_back(corpus.name);
-  for (const SegmentEntry& entry : segments) {
-    const SegmentDetails details = SegmentDetails::parse(entry.details);
-    documents[details.corpus] += details.documents;
-    tokens[details.corpus] += entry.tokens;
-    skipped[details.corpus] += details.skipped;
-    categories.insert(categories.end(), details.new_categories.begin(), details.new_categories.end());
-    for (const std::string& place : details.skipped_places) places.push_back(names[details.corpus] + ": " + place);
-  }
-  std::vector<Table> tables;
-  tables.push_back({"/corpora/name", {"corpus"}, {n}, std::move(names), "1", "name of the corpus"});
-  tables.push_back({"/corpora/documents", {"corpus"}, {n}, std::move(documents), "1", "documents routed"});
-  tables.push_back({"/corpora/tokens", {"corpus"}, {n}, std::move(tokens), "1", "tokens routed"});
-  tables.push_back({"/corpora/skipped", {"corpus"}, {n}, std::move(skipped), "1", "bad documents left out"});
-  const std::uint64_t n_categories = categories.size();
-  tables.push_back({"/corpora/categories",
-                    {"category"},
-                    {n_categories},
-                    std::move(categories),
-                    "1",
-                    "labels that /documents/category numbers"});
-  if (tokenizer_) {
-    std::vector<std::string> pieces;
-    for (std::uint32_t id = 0; id < tokenizer_->vocabulary_size(); ++id) pieces.push_back(tokenizer_->piece(id));
-    const std::uint64_t n_pieces = pieces.size();
-    tables.push_back({"/vocabulary/piece", {"token_id"}, {n_pieces}, std::move(pieces), "1", "text of the token id"});
-  }
-  // Placement and phases are those of the last segment: a continued run may have had other ranks before.
-  if (!segments.empty()) {
-    const RoutingReader last(out_ / segments.back().file);
-    for (const char* path : {"/dispatch/placement", "/dispatch/logical", "/dispatch/phase_name", "/dispatch/row_bytes"})
-      if (last.contains(path)) tables.push_back(last.read(path));
-  }
-  const std::uint64_t n_places = places.size();
-  tables.push_back({"/corpora/skipped_places",
-                    {"skipped_place"},
-                    {n_places},
-                    std::move(places),
-                    "1",
-                    "where bad documents were, up to 100 for each corpus and session"});
-  write_master(out_, facts_, segments, tables);
-}
-
 int RouteJob::run() {
   const ExpertPlacement placement = make_placement();
   // Rank 0 opens OUT; all learn where to begin.
@@ -485,7 +416,9 @@ int RouteJob::run() {
             outcome.seconds, phase_shares(outcome.phases), outcome.source_seconds, outcome.commit_seconds);
   if (comm_.rank() == 0) {
     const std::vector<SegmentEntry> segments = read_manifest(out_);
-    write_master_file(segments);
+    std::vector<std::string> names;
+    for (const CorpusSpec& corpus : corpora_) names.push_back(corpus.name);
+    write_run_master(out_, facts_, names, segments, tokenizer_.get());
     if (outcome.stopped)
       std::cerr << "switchyard: stopped by a signal; " << segments.size() << " segments are committed in "
                 << out_.string() << "; repeat the command to continue\n";

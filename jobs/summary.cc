@@ -15,14 +15,21 @@ namespace {
 
 constexpr std::size_t kMostBars = 64;
 
+/// With `digits` behind the point; "-" for what is not known.
+std::string as_number(double value, int digits) {
+  if (std::isnan(value)) return "-";
+  std::array<char, 64> text{};
+  std::snprintf(text.data(), text.size(), "%.*f", digits, value);
+  return text.data();
+}
+
 void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& dataset) {
   const Accumulators& a = dataset.accumulators;
   std::array<char, 512> line{};
-  std::snprintf(
-      line.data(), line.size(), "\n%s: %s tokens of %s documents, loss %.3f nats/token, next token right %.1f %%\n",
-      dataset.name.c_str(), with_commas(a.tokens[0]).c_str(), with_commas(a.documents[0]).c_str(), a.loss[0].mean,
-      100.0 * static_cast<double>(a.correct[0]) / static_cast<double>(std::max<std::uint64_t>(1, a.targets[0])));
-  out << line.data();
+  out << "\n"
+      << dataset.name << ": " << with_commas(a.tokens[0]) << " tokens of " << with_commas(a.documents[0])
+      << " documents, loss " << as_number(a.loss[0].mean, 3) << " nats/token, next token right "
+      << as_number(100.0 * static_cast<double>(a.correct[0]) / static_cast<double>(a.loss[0].n), 1) << " %\n";
   if (model.n_moe_layers() == 0 || a.n_tokens() == 0) return;
   const auto n_experts = static_cast<std::size_t>(model.n_experts);
   const std::size_t width = n_experts <= kMostBars ? std::max<std::size_t>(n_experts, 7) : 0;
@@ -37,9 +44,9 @@ void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& da
     std::snprintf(line.data(), line.size(), "%5d  ", model.moe_layers[static_cast<std::size_t>(l)]);
     out << line.data();
     if (width > 0) out << as_bars(counts) << std::string(width - std::min(width, n_experts), ' ') << "  ";
-    std::snprintf(line.data(), line.size(), "%5.3f  %8.3f      %6.3f  (%5.3f)  %10zu: %.1f %%\n",
-                  coefficient_of_variation(counts), max_over_mean(counts), entropy, entropy / std::log(2.0), top,
-                  100 * usage(counts)[top]);
+    std::snprintf(line.data(), line.size(), "%5.3f  %8.3f      %6s  (%5s)  %10zu: %.1f %%\n",
+                  coefficient_of_variation(counts), max_over_mean(counts), as_number(entropy, 3).c_str(),
+                  as_number(entropy / std::log(2.0), 3).c_str(), top, 100 * usage(counts)[top]);
     out << line.data();
   }
 }

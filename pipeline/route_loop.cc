@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -10,6 +10,7 @@
 #include "parallel/stop_signal.h"
 #include "pipeline/analysis/token_phase.h"
 #include "pipeline/batching.h"
+#include "pipeline/document_tables.h"
 
 namespace switchyard {
 namespace {
@@ -19,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-json to_json(const SourcePosition& p) {
+json as_json(const SourcePosition& p) {
   return {{"corpus", p.corpus},
           {"file", p.chunk.file},
           {"offset", p.chunk.offset},
@@ -58,64 +59,6 @@ struct FinishedBlock {
   std::uint64_t skipped = 0;
   std::vector<std::string> skipped_places;
 };
-
-/// Category labels -> their numbers in /documents/category, in order of first appearance in the run.
-class Categories {
- public:
-  explicit Categories(const std::vector<std::string>& names) {
-    for (const std::string& name : names) numbers_.emplace(name, static_cast<std::int16_t>(numbers_.size()));
-  }
-  /// -1 for no category. Throws Error past the 32767 that the column holds.
-  std::int16_t number(const std::string& name) {
-    if (name.empty()) return -1;
-    const auto [found, is_new] = numbers_.emplace(name, static_cast<std::int16_t>(numbers_.size()));
-    if (is_new) {
-      if (numbers_.size() > kMost)
-        throw Error("more than " + std::to_string(kMost) + " categories", "category " + name,
-                    "is `category=` a column of labels?");
-      added_.push_back(name);
-    }
-    return found->second;
-  }
-  /// Names that are new since the last call.
-  std::vector<std::string> take_added() { return std::exchange(added_, {}); }
-
- private:
-  static constexpr std::size_t kMost = 32767;
-  std::map<std::string, std::int16_t> numbers_;
-  std::vector<std::string> added_;
-};
-
-/// The columns of /documents. Every document of a block shares its corpus.
-std::vector<Table> document_tables(const std::vector<FinishedBlock>& blocks, Categories& categories) {
-  std::vector<std::uint32_t> corpus;
-  std::vector<std::string> id;
-  std::vector<std::int16_t> category;
-  std::vector<std::uint64_t> first_token;
-  std::vector<std::uint64_t> n_tokens;
-  std::vector<std::uint8_t> truncated;
-  for (const FinishedBlock& block : blocks)
-    for (const DocumentRow& document : block.documents) {
-      corpus.push_back(static_cast<std::uint32_t>(block.corpus));
-      id.push_back(document.id);
-      category.push_back(categories.number(document.category));
-      first_token.push_back(document.first_token);
-      n_tokens.push_back(document.n_tokens);
-      truncated.push_back(document.truncated ? 1 : 0);
-    }
-  const std::uint64_t n = id.size();
-  const auto table = [n](const char* name, Table::Values values, const char* long_name) {
-    return Table{std::string("/documents/") + name, {"document"}, {n}, std::move(values), "1", long_name};
-  };
-  std::vector<Table> tables;
-  tables.push_back(table("corpus", std::move(corpus), "row of /corpora"));
-  tables.push_back(table("id", std::move(id), "identifier in its corpus"));
-  tables.push_back(table("category", std::move(category), "row of /corpora/categories, -1: none"));
-  tables.push_back(table("first_token", std::move(first_token), "row of the document's first token in the run"));
-  tables.push_back(table("n_tokens", std::move(n_tokens), "tokens of the document"));
-  tables.push_back(table("truncated", std::move(truncated), "1: the document's end was cut off"));
-  return tables;
-}
 
 /// One run of route_blocks: what its steps share.
 class RouteLoop {
@@ -215,22 +158,18 @@ void RouteLoop::commit() {
     skipped_places.insert(skipped_places.end(), block.skipped_places.begin(), block.skipped_places.end());
   }
   if (comm_.rank() == 0) {
-    contents.tables = document_tables(finished_, categories_);
+    std::vector<DocumentRow> rows;
+    for (FinishedBlock& block : finished_)
+      std::move(block.documents.begin(), block.documents.end(), std::back_inserter(rows));
+    contents.tables = document_tables(finished_.front().corpus, rows, categories_);
     contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
     for (Table& table : phase_tables({{TokenPhase::prefill, recorded.accumulators}}))
       contents.tables.push_back(std::move(table));
   }
-  const SourcePosition& after = finished_.back().after;
-  const json details = {{"corpus", finished_.front().corpus},
-                        {"first_block", after.block - finished_.size()},
-                        {"blocks", finished_.size()},
-                        {"windows", windows},
-                        {"documents", documents},
-                        {"skipped", skipped},
-                        {"skipped_places", skipped_places},
-                        {"new_categories", categories_.take_added()},
-                        {"next", to_json(after)}};
-  commit_segment(options_.out, next_segment_++, options_.model, contents, options_.write, details.dump(), comm_);
+  const SegmentDetails details = {
+      finished_.front().corpus, finished_.size(),      windows, documents, skipped, std::move(skipped_places),
+      categories_.take_added(), finished_.back().after};
+  commit_segment(options_.out, next_segment_++, options_.model, contents, options_.write, details.to_json(), comm_);
   finished_.clear();
   outcome.commit_seconds += seconds_since(start);
 }
@@ -256,6 +195,19 @@ SegmentDetails SegmentDetails::parse(const std::string& json_text) {
   details.new_categories = j.at("new_categories").get<std::vector<std::string>>();
   details.next = from_json(j.at("next"));
   return details;
+}
+
+std::string SegmentDetails::to_json() const {
+  return json{{"corpus", corpus},
+              {"first_block", next.block - blocks},
+              {"blocks", blocks},
+              {"windows", windows},
+              {"documents", documents},
+              {"skipped", skipped},
+              {"skipped_places", skipped_places},
+              {"new_categories", new_categories},
+              {"next", as_json(next)}}
+      .dump();
 }
 
 RouteOutcome route_blocks(BlockSource& source, Model& model, Recorder& recorder, const RouteOptions& options,

@@ -31,7 +31,7 @@ struct RouteProgress {
   std::uint64_t corpus_tokens = 0;   // done of this corpus, earlier sessions included
   CorpusCursor cursor;               // where the next chunk begins; zero when the corpus ends with this block
   std::uint64_t session_tokens = 0;  // routed since this process began, by all ranks
-  double imbalance = 0;              // Recorder::latest_imbalance
+  double imbalance = 0;              // Recorder::latest_imbalance; NaN where no ranks routed
 };
 
 struct RouteOutcome {
@@ -54,6 +54,7 @@ struct SegmentDetails {
   std::vector<std::string> new_categories;
   SourcePosition next;  // where the next segment begins
 
+  std::string to_json() const;
   static SegmentDetails parse(const std::string& json_text);
 };
 

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "io/hdf5/table.h"
+#include "pipeline/block_source.h"
+
+namespace switchyard {
+
+/// Category labels -> their numbers in /documents/category, in order of first appearance in the run.
+class Categories {
+ public:
+  /// names: those of the run so far.
+  explicit Categories(const std::vector<std::string>& names);
+  /// -1 for no category. Throws Error past the 32767 that the column holds.
+  std::int16_t number(const std::string& name);
+  /// Names that are new since the last call.
+  std::vector<std::string> take_added() { return std::exchange(added_, {}); }
+
+ private:
+  std::map<std::string, std::int16_t> numbers_;
+  std::vector<std::string> added_;
+};
+
+/// /documents/* of documents of one corpus.
+std::vector<Table> document_tables(std::uint64_t corpus, const std::vector<DocumentRow>& documents,
+                                   Categories& categories);
+
+}  // namespace switchyard
