@@ -1,7 +1,9 @@
 #include "pipeline/reduce.h"
 
 #include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <sstream>
 
 #include "jobs/command.h"
 #include "jobs/options.h"
@@ -9,8 +11,33 @@
 #include "jobs/summary.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/expert_counts.h"
 
 namespace switchyard {
+namespace {
+
+Statistics read_counts(const OptionParser& parser) {
+  if (!parser.has("top-k") || parser.get<int>("top-k") < 1)
+    throw UsageError("how many experts does a token choose?", "--from-counts", "give --top-k K");
+  const auto& path = parser.get<std::string>("from-counts");
+  std::ifstream file(path);
+  if (!file) throw Error("cannot open the file", path, "check --from-counts");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return statistics_of_counts(text.str(), parser.get<std::string>("model-key"), parser.get<int>("top-k"), path);
+}
+
+Statistics read_runs(const OptionParser& parser, bool show, const Communicator& comm) {
+  const auto& words = parser.get<std::vector<std::string>>("run");
+  return reduce_runs(
+      {words.begin(), words.end()}, {parser.flag("recompute")},
+      [&](std::size_t done, std::size_t all) {
+        if (show && (done % 64 == 0 || done == all)) std::cerr << "segment " << done << " of " << all << "\n";
+      },
+      comm);
+}
+
+}  // namespace
 
 int run_reduce(const Arguments& arguments) {
   OptionParser parser(
@@ -21,26 +48,29 @@ int run_reduce(const Arguments& arguments) {
       "the runs they were made of.",
       "Examples:\n  switchyard reduce run -o stats.h5\n  mpirun -n 4 switchyard reduce runs/* -o "
       "all.h5 --csv tables\n  "
-      "switchyard reduce monday/stats.h5 tuesday/stats.h5 -o week.h5\n");
+      "switchyard reduce monday/stats.h5 tuesday/stats.h5 -o week.h5\n  switchyard reduce --from-counts published.json "
+      "--top-k 2 -o "
+      "published.h5\n");
   auto add = parser.options().add_options();
-  add("run", po::value<std::vector<std::string>>()->required()->value_name("RUN|STATS"),
+  add("run", po::value<std::vector<std::string>>()->value_name("RUN|STATS"),
       "OUT folder of a route, or a stats.h5; also without --run");
   add("output,o", po::value<std::string>()->required()->value_name("FILE"), "the statistics file");
   add("csv", po::value<std::string>()->value_name("DIR"), "write every table as CSV too");
+  add("from-counts", po::value<std::string>()->value_name("FILE.json"),
+      "instead of runs: published counts, {\"DATASET\": {\"LAYER\": [slots of expert 0, 1, ...]}}, perhaps below a "
+      "model's name");
+  add("model-key", po::value<std::string>()->default_value("")->value_name("NAME"), "which model of --from-counts");
+  add("top-k", po::value<int>()->value_name("K"), "experts of a token, which --from-counts needs");
   add("recompute", po::bool_switch(), "from the token rows instead of the sums that were kept while routing");
   add("quiet", po::bool_switch(), "no progress, no summary");
   parser.positional("run", -1);
   if (!parser.parse(arguments)) return 0;
 
   const Communicator comm = Communicator::world();
-  const auto& words = parser.get<std::vector<std::string>>("run");
+  if (parser.has("run") == parser.has("from-counts"))
+    throw UsageError("of what?", "switchyard reduce", "name runs or statistics files, or give --from-counts");
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
-  const Statistics reduced = reduce_runs(
-      {words.begin(), words.end()}, {parser.flag("recompute")},
-      [&](std::size_t done, std::size_t all) {
-        if (show && (done % 64 == 0 || done == all)) std::cerr << "segment " << done << " of " << all << "\n";
-      },
-      comm);
+  const Statistics reduced = parser.has("from-counts") ? read_counts(parser) : read_runs(parser, show, comm);
   if (comm.rank() != 0) return 0;
   write_stats(parser.get<std::string>("output"), reduced);
   if (parser.has("csv")) write_csv(parser.get<std::string>("csv"), reduced);

@@ -44,7 +44,11 @@ std::vector<GroupedSlots> datasets_of(const std::filesystem::path& file) {
     static_cast<void>(index.at(path));  // of dense models, of old records
   std::vector<GroupedSlots> datasets;
   for (const Dataset& stored : from_statistics_tables(tables, file.string()).datasets) {
-    if (!groups_add_up(stored.accumulators))
+    const Accumulators& a = stored.accumulators;
+    if (a.group_counts.cells().empty() && a.n_tokens() > 0 && a.shape.layers > 0)
+      throw Error("dataset " + stored.name + " holds counts, but no groups of documents to resample", file.string(),
+                  "compare runs of route or import, which keep them");
+    if (!groups_add_up(a))
       index.fail("/groups", "the groups of dataset " + stored.name + " do not add up to its slots");
     datasets.push_back(grouped_slots(stored));
   }
