@@ -12,6 +12,7 @@
 #include "parallel/communicator.h"
 #include "parallel/error.h"
 #include "pipeline/analysis/expert_counts.h"
+#include "pipeline/first_documents.h"
 
 namespace switchyard {
 namespace {
@@ -30,7 +31,7 @@ Statistics read_counts(const OptionParser& parser) {
 Statistics read_runs(const OptionParser& parser, bool show, const Communicator& comm) {
   const auto& words = parser.get<std::vector<std::string>>("run");
   return reduce_runs(
-      {words.begin(), words.end()}, {parser.flag("recompute")},
+      {words.begin(), words.end()}, {parser.flag("recompute"), parser.get<std::uint64_t>("per-document")},
       [&](std::size_t done, std::size_t all) {
         if (show && (done % 64 == 0 || done == all)) std::cerr << "segment " << done << " of " << all << "\n";
       },
@@ -62,10 +63,15 @@ int run_reduce(const Arguments& arguments) {
   add("model-key", po::value<std::string>()->default_value("")->value_name("NAME"), "which model of --from-counts");
   add("top-k", po::value<int>()->value_name("K"), "experts of a token, which --from-counts needs");
   add("recompute", po::bool_switch(), "from the token rows instead of the sums that were kept while routing");
+  add("per-document", po::value<std::uint64_t>()->default_value(0)->value_name("N"),
+      "also the experts of each of the first N documents of a corpus (at most 4096), from token rows");
   add("quiet", po::bool_switch(), "no progress, no summary");
   parser.positional("run", -1);
   if (!parser.parse(arguments)) return 0;
 
+  if (parser.get<std::uint64_t>("per-document") > kMostDocuments)
+    throw UsageError("is " + std::to_string(parser.get<std::uint64_t>("per-document")), "--per-document",
+                     "give at most " + std::to_string(kMostDocuments));
   const Communicator comm = Communicator::world();
   if (parser.has("run") == parser.has("from-counts"))
     throw UsageError("of what?", "switchyard reduce", "name runs or statistics files, or give --from-counts");
@@ -76,6 +82,7 @@ int run_reduce(const Arguments& arguments) {
   if (parser.has("csv")) write_csv(parser.get<std::string>("csv"), reduced);
   if (show) {
     print_summary(std::cout, reduced);
+    print_documents(std::cout, reduced);
     std::cout << "\nstatistics: " << parser.get<std::string>("output") << "\n";
   }
   return 0;

@@ -57,6 +57,38 @@ void print_summary(std::ostream& out, const Statistics& reduced) {
   for (const Dataset& dataset : reduced.datasets) print_dataset(out, reduced.model, dataset);
 }
 
+void print_documents(std::ostream& out, const Statistics& reduced) {
+  constexpr std::size_t kShown = 3;
+  const auto experts = static_cast<std::size_t>(reduced.model.n_experts);
+  for (const Dataset& dataset : reduced.datasets)
+    for (const DocumentUsage& document : dataset.documents) {
+      out << "\n"
+          << dataset.name << ", document " << document.id
+          << (document.category.empty() ? "" : " (" + document.category + ")") << ": " << with_commas(document.tokens)
+          << " tokens\n";
+      if (document.tokens == 0 || experts == 0) continue;
+      out << "  layer  experts: share of the document's slots (of the dataset's)\n";
+      for (int l = 0; l < reduced.model.n_moe_layers(); ++l) {
+        const auto begin = document.count.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(l) * experts);
+        const std::vector<std::uint64_t> counts(begin, begin + static_cast<std::ptrdiff_t>(experts));
+        const std::vector<double> own = usage(counts);
+        const std::vector<double> overall = usage(dataset.accumulators.layer_counts(l));
+        std::vector<std::size_t> order(experts);
+        std::iota(order.begin(), order.end(), std::size_t{0});
+        std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return own[a] > own[b]; });
+        std::array<char, 96> text{};
+        std::snprintf(text.data(), text.size(), "  %5d ", reduced.model.moe_layers[static_cast<std::size_t>(l)]);
+        out << text.data();
+        for (std::size_t i = 0; i < std::min(kShown, experts) && own[order[i]] > 0; ++i) {
+          std::snprintf(text.data(), text.size(), "  %zu: %.1f %% (%.1f %%)", order[i], 100 * own[order[i]],
+                        100 * overall[order[i]]);
+          out << text.data();
+        }
+        out << "\n";
+      }
+    }
+}
+
 std::string phase_shares(const PhaseSeconds& seconds) {
   const double total = std::accumulate(seconds.begin(), seconds.end(), 0.0);
   std::string text;

@@ -16,6 +16,7 @@
 #include "parallel/error.h"
 #include "pipeline/analysis/dataset_names.h"
 #include "pipeline/analysis/live_accumulators.h"
+#include "pipeline/first_documents.h"
 #include "pipeline/kernels/router.h"
 #include "pipeline/route_loop.h"
 
@@ -270,8 +271,9 @@ namespace {
 
 /// One corpus of a run, a dataset for each phase, on rank 0 the sum over all ranks. What the ranks did is not known by
 /// phase: it goes with the first dataset.
-std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
-                                   const std::function<void()>& on_segment, const Communicator& comm) {
+std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model,
+                                   const ReduceOptions& options, const std::function<void()>& on_segment,
+                                   const Communicator& comm) {
   const AccumulatorShape shape = shape_of(model);
   std::array<std::optional<Accumulators>, kTokenPhases> sums;
   RankLoad ranks(model.n_moe_layers(), model.top_k);
@@ -287,7 +289,7 @@ std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const Mod
     const std::filesystem::path path = run.folder / run.segments[s].file;
     const RoutingReader segment(path);
     std::vector<PhaseSums> stored = from_phase_tables(read_group(segment, "/accumulators"), shape);
-    if (recompute) {
+    if (options.recompute) {
       const std::filesystem::path next =
           s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
       stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
@@ -309,6 +311,14 @@ std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const Mod
                         datasets.empty() ? ranks : RankLoad(model.n_moe_layers(), model.top_k)});
   }
   if (datasets.empty()) datasets.push_back({run.corpora[corpus], Accumulators(shape), ranks});
+  if (options.per_document > 0) {
+    auto documents = usage_of_documents({run.folder, run.segments, run.corpus_of_segment, corpus, run.excluded_tokens},
+                                        options.per_document, comm);
+    for (std::size_t phase = 0; phase < kTokenPhases; ++phase)
+      for (Dataset& dataset : datasets)
+        if (dataset.name == dataset_of(run.corpora[corpus], static_cast<TokenPhase>(phase)))
+          dataset.documents = std::move(documents[phase]);
+  }
   return datasets;
 }
 
@@ -342,7 +352,7 @@ Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const 
       part.model = RoutingReader(run.folder / run.segments.front().file).model();
       for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus)
         for (Dataset& dataset : reduce_corpus(
-                 run, corpus, part.model, options.recompute,
+                 run, corpus, part.model, options,
                  [&] {
                    if (comm.rank() == 0) on_segment(++done, n_segments);
                  },

@@ -16,7 +16,8 @@
 namespace switchyard {
 
 struct ReduceOptions {
-  bool recompute = false;  // from token rows instead of the segments' accumulators
+  bool recompute = false;          // from token rows instead of the segments' accumulators
+  std::uint64_t per_document = 0;  // the first so many documents of each corpus are kept apart too, from token rows
 };
 
 /// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment; memory is the

@@ -408,8 +408,10 @@ Statistics from_statistics_tables(const std::vector<Table>& tables, const std::s
   std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
   std::vector<RankLoad> ranks = from_rank_tables(index, names.size(), model.n_moe_layers(), model.top_k);
   if (accumulators.size() != names.size()) index.fail("/datasets/name", "does not name every dataset");
+  std::vector<std::vector<DocumentUsage>> documents = from_document_usage_tables(
+      index, names.size(), model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts));
   for (std::size_t d = 0; d < names.size(); ++d)
-    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d])});
+    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d]), std::move(documents[d])});
   return stored;
 }
 
@@ -419,8 +421,10 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   if (datasets.empty()) return tables;
   std::vector<const Accumulators*> accumulators;
   std::vector<const RankLoad*> ranks;
+  std::vector<const std::vector<DocumentUsage>*> documents;
   std::vector<std::string> names;
   for (const Dataset& dataset : datasets) {
+    documents.push_back(&dataset.documents);
     accumulators.push_back(&dataset.accumulators);
     ranks.push_back(&dataset.ranks);
     names.push_back(dataset.name);
@@ -437,6 +441,9 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   make.by_dataset("/loss/accuracy", "1", "share of tokens whose arg-max is the next token",
                   [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.loss[0].n); });
   for (Table& table : rank_tables(ranks)) tables.push_back(std::move(table));
+  for (Table& table :
+       document_usage_tables(documents, model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts)))
+    tables.push_back(std::move(table));
   append_model(tables, model);
   if (!vocabulary.empty())
     tables.push_back({"/vocabulary/piece", {"token_id"}, {vocabulary.size()}, vocabulary, "1", "text of the token id"});
@@ -471,6 +478,7 @@ std::vector<std::pair<std::string, std::string>> statistics_group_descriptions()
           {"/tokens/predicted", "by the model's guess of the token that follows"},
           {"/groups", "experts by group of documents, what confidence intervals resample"},
           {"/loss", "next-token loss"},
+          {"/documents", "experts of single documents, the first ones of each corpus"},
           {"/ranks", "load, traffic and time of the ranks that routed the dataset"}};
 }
 

@@ -6,15 +6,17 @@
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
 #include "pipeline/analysis/accumulators.h"
+#include "pipeline/analysis/document_usage.h"
 #include "pipeline/analysis/rank_load.h"
 
 namespace switchyard {
 
-/// One routed corpus, ready for statistics.
+/// One phase of a routed corpus, ready for statistics.
 struct Dataset {
   std::string name;
   Accumulators accumulators;
   RankLoad ranks;
+  std::vector<DocumentUsage> documents = {};  // the first ones, where they were asked for
 };
 
 /// What stats.h5 is made of: datasets of one model.

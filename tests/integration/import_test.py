@@ -343,6 +343,17 @@ class Import(support.TestCase):
         done = support.run(*self.importing(lines, reference, *options))
         self.assertRegex(done.stderr, r"corpora\.0\.bytes: \d+ there, \d+ now")
 
+    def test_a_document_longer_than_what_is_read_at_once(self):
+        rng = np.random.default_rng(2)
+        experts = [rng.integers(0, E, n) for n in (10, 300_000, 70_000, 3)]
+        lines = self.write_lines("long.jsonl", ({"id": f"d{i}", "prompt_tokens": 5, "routed_experts": base64_of(e)} for i, e in enumerate(experts)))
+        out = self.folder / "long"
+        self.switchyard(*self.importing(lines, out, "--layers", 1, "--top-k", 1))
+        self.assert_recomputed_is_equal(out)
+        with h5py.File(out / "stats.h5") as stats:
+            self.assertEqual(stats["totals/windows"][:].tolist(), [4, 3])
+            self.assertEqual(stats["repetition/top1"][1, 0], sum((e[6:] == e[5:-1]).sum() for e in experts if len(e) > 5))
+
     def test_other_commands_take_it(self):
         out = self.folder / "vllm"
         lines = self.write_lines("vllm.jsonl", self.vllm_lines())
