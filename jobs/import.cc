@@ -36,6 +36,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMostExperts = 65535;
+constexpr int kMostLayers = 65535;
 constexpr const char* kNone = "none";
 
 OptionParser make_parser() {
@@ -105,7 +106,8 @@ std::vector<int> parse_numbers(const OptionParser& parser, const char* option) {
     const std::size_t end = std::min(text.find(',', at), text.size());
     int number = -1;
     const auto [rest, fault] = std::from_chars(text.data() + at, text.data() + end, number);
-    if (fault != std::errc() || rest != text.data() + end || number < (numbers.empty() ? 0 : numbers.back() + 1))
+    if (fault != std::errc() || rest != text.data() + end || number > kMostLayers ||
+        number < (numbers.empty() ? 0 : numbers.back() + 1))
       throw UsageError("is '" + text + "'", std::string("--") + option, "give ascending numbers, e.g. 0,1,2");
     numbers.push_back(number);
     at = end + 1;

@@ -35,6 +35,7 @@ void follow(const json& at, const std::vector<std::string>& keys, std::size_t ne
     }
     const auto [first, last] = choose(way, at.size());
     for (std::size_t i = first; i < std::min(last, at.size()); ++i) {
+      if (!at[i].is_object()) continue;  // lists in lists have no keys; a hostile line nests them without end
       JsonPath::Elements with = elements;
       with[way] = i;
       follow(at[i], keys, next, way, with, choose, found);

@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::uint64_t kMostLineBytes = 1ULL << 30U;
 constexpr std::size_t kPlacesKept = 100;
+constexpr std::size_t kLinesAhead = 64;
+constexpr std::uint64_t kBytesAhead = 32ULL << 20U;
 
 [[noreturn]] void fail(const LineFault& fault, const std::string& where) {
   throw Error(fault.what(), where, fault.remedy.empty() ? "fix the line or pass --on-bad-line skip" : fault.remedy);
@@ -55,42 +57,82 @@ ServedReader::ServedReader(std::vector<std::filesystem::path> files, ServedForma
 
 void ServedReader::seek(const CorpusCursor& cursor) {
   cursor_ = cursor;
+  read_ = cursor;
   stream_.reset();
+  ahead_.clear();
 }
 
-std::optional<std::vector<ServedDocument>> ServedReader::next() {
-  while (cursor_.file < files_.size()) {
-    const std::filesystem::path& file = files_[static_cast<std::size_t>(cursor_.file)];
-    if (!stream_) {
-      stream_ = std::make_unique<ByteStream>(open_source(file), file.string());
-      stream_->skip_to(cursor_.offset);
-    }
+bool ServedReader::open_file() {
+  if (read_.file >= files_.size()) return false;
+  const std::filesystem::path& file = files_[static_cast<std::size_t>(read_.file)];
+  stream_ = std::make_unique<ByteStream>(open_source(file), file.string());
+  stream_->skip_to(read_.offset);
+  return true;
+}
+
+void ServedReader::read_ahead() {
+  std::uint64_t bytes = 0;
+  while (ahead_.size() < kLinesAhead && bytes < kBytesAhead && (stream_ || open_file())) {
     const ByteStream::Line line = stream_->read_line(kMostLineBytes);
     if (!line.found) {
-      cursor_ = {cursor_.file + 1, 0, 0, 0};
+      read_ = {read_.file + 1, 0, 0, 0};
       stream_.reset();
       continue;
     }
-    const std::uint64_t number = ++cursor_.in_file;
-    cursor_.offset = stream_->offset();
+    ++read_.in_file;
+    read_.offset = stream_->offset();
+    Line read;
+    read.where = place_of(*stream_, read_.in_file);
+    read.behind = read_;
     try {
       const auto content = content_of(line);
       if (!content) continue;
-      std::vector<ServedDocument> documents = parse_served_line(*content, format_);
-      for (std::size_t i = 0; i < documents.size(); ++i) {
-        if (!documents[i].id.empty()) continue;
-        documents[i].id = file.filename().string() + ':' + std::to_string(number);
-        if (i > 0) documents[i].id += '#' + std::to_string(i);
-      }
-      return documents;
+      read.content = *content;
+    } catch (const LineFault&) {
+      read.fault = std::current_exception();
+    }
+    bytes += read.content.size();
+    ahead_.push_back(std::move(read));
+  }
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t i = 0; i < ahead_.size(); ++i) parse(ahead_[i]);
+}
+
+/// Nothing may be thrown out of a thread's work: the fault waits in the line.
+void ServedReader::parse(Line& line) const {
+  if (line.fault) return;
+  try {
+    line.documents = parse_served_line(line.content, format_);
+    const std::string name = std::filesystem::path(line.where).filename().string();
+    for (std::size_t i = 0; i < line.documents.size(); ++i) {
+      std::string& id = line.documents[i].id;
+      if (id.empty()) id = i == 0 ? name : name + '#' + std::to_string(i);
+    }
+  } catch (...) {
+    line.fault = std::current_exception();
+  }
+  line.content = {};
+}
+
+std::optional<std::vector<ServedDocument>> ServedReader::next() {
+  while (true) {
+    if (ahead_.empty()) read_ahead();
+    if (ahead_.empty()) {
+      cursor_ = read_;
+      return std::nullopt;
+    }
+    Line line = std::move(ahead_.front());
+    ahead_.pop_front();
+    cursor_ = line.behind;
+    if (!line.fault) return std::move(line.documents);
+    try {
+      std::rethrow_exception(line.fault);
     } catch (const LineFault& fault) {
-      const std::string where = place_of(*stream_, number);
-      if (on_bad_line_ == BadDocument::fail) fail(fault, where);
+      if (on_bad_line_ == BadDocument::fail) fail(fault, line.where);
       ++skipped_;
-      if (skipped_places_.size() < kPlacesKept) skipped_places_.push_back(where + ": " + fault.what());
+      if (skipped_places_.size() < kPlacesKept) skipped_places_.push_back(line.where + ": " + fault.what());
     }
   }
-  return std::nullopt;
 }
 
 std::uint64_t ServedReader::take_skipped() { return std::exchange(skipped_, 0); }

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -18,8 +20,9 @@ namespace switchyard {
 ServedFormat detect_format(const std::vector<std::filesystem::path>& files, const ServedFormat& format,
                            BadDocument on_bad_line);
 
-/// Streams lines of a serving engine's responses, JSON each, out of plain, .gz and .zst files in order. Holds a line at
-/// a time. A bad line throws Error naming file, line, fault and remedy, or is skipped and counted.
+/// Streams lines of a serving engine's responses, JSON each, out of plain, .gz and .zst files in order. Reads a few at
+/// once and parses them on all threads; holds no more than those. A bad line throws Error naming file, line, fault and
+/// remedy, or is skipped and counted.
 class ServedReader {
  public:
   ServedReader(std::vector<std::filesystem::path> files, ServedFormat format, BadDocument on_bad_line);
@@ -36,11 +39,25 @@ class ServedReader {
   std::vector<std::string> take_skipped_places();
 
  private:
+  /// A line that was read, and what it says.
+  struct Line {
+    std::string content;
+    std::string where;    // "FILE:LINE"
+    CorpusCursor behind;  // where the next one begins
+    std::vector<ServedDocument> documents;
+    std::exception_ptr fault;
+  };
+  void read_ahead();
+  bool open_file();
+  void parse(Line& line) const;
+
   std::vector<std::filesystem::path> files_;
   ServedFormat format_;
   BadDocument on_bad_line_;
-  CorpusCursor cursor_;
-  std::unique_ptr<ByteStream> stream_;  // the cursor's file, once it is open
+  CorpusCursor cursor_;                 // behind the lines given out
+  CorpusCursor read_;                   // behind those read
+  std::unique_ptr<ByteStream> stream_;  // of the file of read_, once it is open
+  std::deque<Line> ahead_;
   std::uint64_t skipped_ = 0;
   std::vector<std::string> skipped_places_;
 };
