@@ -29,6 +29,10 @@ class Pair {
       if (reader->level() == RecordLevel::counts || reader->model().n_moe_layers() == 0)
         throw Error("holds no routing of single tokens", *name,
                     "route a mixture-of-experts model with --record tokens");
+    for (const auto& [reader, name] : {std::pair(&first_, &names_.first), std::pair(&second_, &names_.second)})
+      if (!reader->layout().has(RowField::id))
+        throw Error("holds no token ids, which tell whether the tokens are the same", *name,
+                    "import lines that have token ids");
     const ModelFacts& a = first_.model();
     const ModelFacts& b = second_.model();
     if (a.n_moe_layers() != b.n_moe_layers() || a.n_experts != b.n_experts || a.top_k != b.top_k)

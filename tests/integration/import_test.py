@@ -206,7 +206,7 @@ class Import(support.TestCase):
             with self.subTest(ext):
                 out = self.folder / ext
                 lines = self.write_lines(f"{ext}.jsonl", [json.loads(json.dumps(line).replace("sgl_ext", ext)) for line in self.openai_lines()])
-                self.switchyard(*self.importing(lines, out, "--layers", LAYERS, "--top-k", K))
+                self.switchyard(*self.importing(lines, out, "--layers", LAYERS, "--top-k", K, *(["--compress"] if ext == "sglext" else [])))
                 self.assert_equal_to_routed(out, phases=2, has_ids=False)
         self.assert_recomputed_is_equal(out)
         with h5py.File(out / "routing.h5") as record:
@@ -222,6 +222,14 @@ class Import(support.TestCase):
         self.switchyard(*self.importing(lines, out, "--vocabulary", 4096))
         self.assert_equal_to_routed(out, phases=2, has_ids=True)
         self.assert_recomputed_is_equal(out)
+
+    def test_vllm_outputs_in_one_array(self):
+        """As the Python API gives them: lists of ids, and one array over prompt and completion without its last token."""
+        out = self.folder / "outputs"
+        lines = self.write_lines("outputs.jsonl", ({"request_id": name, "prompt_token_ids": ids[:p], "outputs": [{"token_ids": ids[p:] + [7], "routed_experts": experts.tolist()}]}
+                                                   for name, ids, experts, p in self.documents))
+        self.switchyard(*self.importing(lines, out, "--vocabulary", 4096))
+        self.assert_equal_to_routed(out, phases=2, has_ids=True)
 
     def test_vllm_choices_share_their_prompt(self):
         a, b = sorted(self.documents, key=lambda d: -len(d[1]))[:2]
