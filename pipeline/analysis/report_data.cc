@@ -318,11 +318,11 @@ Json comparison(const std::vector<PairDistances>& pairs, const CompareOptions& o
 Json facts(const Statistics& statistics, const ReportOptions& options) {
   const ModelFacts& model = statistics.model;
   Json datasets = Json::array();
-  for (const auto& [name, accumulators, ranks] : statistics.datasets)
-    datasets.push_back({{"name", name},
-                        {"tokens", accumulators.tokens[0]},
-                        {"documents", accumulators.documents[0]},
-                        {"windows", accumulators.windows[0]}});
+  for (const Dataset& dataset : statistics.datasets)
+    datasets.push_back({{"name", dataset.name},
+                        {"tokens", dataset.accumulators.tokens[0]},
+                        {"documents", dataset.accumulators.documents[0]},
+                        {"windows", dataset.accumulators.windows[0]}});
   return {{"program", options.program},
           {"sources", options.sources},
           {"target_layer", options.target_layer},
@@ -388,12 +388,17 @@ std::string report_data(const Statistics& statistics, const std::vector<GroupedS
   }
   for (const Dataset& dataset : statistics.datasets) scopes.push_back({dataset.name, &dataset.accumulators});
   page["scopes"] = names_of(scopes);
-  if (shape.layers > 1) {
+  const auto any = [&](std::vector<std::uint64_t> Accumulators::*counts) {  // what an import lacks is left out
+    const std::vector<std::uint64_t>& all = scopes.front().accumulators->*counts;
+    return std::any_of(all.begin(), all.end(), [](std::uint64_t count) { return count > 0; });
+  };
+  if (!scopes.empty() && shape.layers > 1 && any(&Accumulators::flow_top1)) {
     page["flow"] = flow(scopes, shape);
     page["paths"] = paths(statistics.datasets);
   }
-  if (shape.layers > 0 && shape.top_k > 1) page["coactivation"] = coactivation(scopes, shape);
-  if (shape.layers > 0) add_tokens(page, scopes, shape, statistics.vocabulary);
+  if (!scopes.empty() && shape.top_k > 1 && any(&Accumulators::coactivation))
+    page["coactivation"] = coactivation(scopes, shape);
+  if (!scopes.empty() && shape.layers > 0) add_tokens(page, scopes, shape, statistics.vocabulary);
   return page.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

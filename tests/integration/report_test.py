@@ -212,6 +212,16 @@ class Report(support.TestCase):
         self.open(page)
         self.assertIn("routes nothing", self.browser.evaluate("document.getElementById('overview').textContent"))
         self.assert_sound()
+        counts = self.folder / "counts.json"
+        counts.write_text('{"web": {"3": [5, 1, 2, 2], "7": [1, 3, 3, 3]}, "code": {"3": [2, 2, 2, 4], "7": [4, 2, 2, 2]}}')
+        self.switchyard("reduce", "--from-counts", counts, "--top-k", 2, "-o", self.folder / "counts.h5", "--quiet")
+        self.switchyard("report", self.folder / "counts.h5", "-o", page, "--quiet")
+        self.open(page)
+        self.assertEqual([int(r["count"]) for r in self.csv("load-map")], [2, 2, 2, 4, 4, 2, 2, 2, 5, 1, 2, 2, 1, 3, 3, 3])
+        self.assertIn("no groups of documents", self.browser.evaluate("document.getElementById('comparison').textContent"))
+        for section in ("entropy", "paths", "coactivation", "repetition"):
+            self.assertIn("Nothing was recorded of this.", self.browser.evaluate(f"document.getElementById('{section}').textContent"), section)
+        self.assert_sound()
         name = "</script><b>&amp;"
         stats = self.route(ranks=1, corpora=("first", "second"), name="markup") / "stats.h5"
         with h5py.File(stats, "r+") as file:  # as someone else's file may have it

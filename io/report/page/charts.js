@@ -89,11 +89,12 @@ function seriesKey(svg, width, y, series) {
 
 /// Lines over layers (or options.at). series: [{name, values, low, high}]; reference: {value, text}; words(series, i).
 function lines(svg, width, options) {
-  const all = [].concat(...options.series.map(s => s.values.concat(s.low || [], s.high || []))).filter(known).concat(options.reference ? [options.reference.value] : []);
+  const all = [].concat(...options.series.map(s => s.values.concat(s.low || [], s.high || []))).filter(known);
   if (all.length === 0) {
-    svg.append("text").attr({class: "quiet", x: 10, y: 24}).text("Nothing was recorded of this.");
+    svg.append("text").attr({class: "quiet", x: 10, y: 24}).text(nothing);
     return 40;
   }
+  if (options.reference) all.push(options.reference.value);
   const low = options.fromZero === false ? d3.min(all) : Math.min(0, d3.min(all)), high = d3.max(all);
   const at = options.at || range(L);
   const last = at.length - 1;

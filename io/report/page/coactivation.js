@@ -2,7 +2,7 @@
 function coactivationSection(section) {
   const kept = data.coactivation;
   if (!kept) {
-    element(section, "p", {class: "intro"}, K < 2 ? "A token has one expert: nothing is chosen together." : "Nothing was recorded of this.");
+    element(section, "p", {class: "intro"}, K < 2 ? "A token has one expert: nothing is chosen together." : nothing);
     return;
   }
   const state = {scope: 0, layer: data.target_layer, measure: "lift"};

@@ -1,5 +1,9 @@
 // How sure the router is.
 function entropySection(section) {
+  if (!table("/entropy/mean").values.some(known)) {
+    element(section, "p", {class: "intro"}, nothing);
+    return;
+  }
   const quantities = [["entropy", "router entropy", "nats", Math.log(E)], ["margin", "margin between the k-th and the next probability", "", 1],
     ["top_probability", "largest router probability", "", 1]].filter(q => table("/" + q[0] + "/histogram"));
   const state = {dataset: 0, histogram: 0, layer: data.target_layer, quantity: 0};

@@ -57,7 +57,8 @@ function loadSection(section) {
       words: (s, l) => s.name + ", layer " + layers[l] + "\n" + figureText(s.values[l]) + (table(shownPath()).units === "1" ? "" : " " + table(shownPath()).units)})});
   byLayer("load-cv", () => "/load/cv", "Coefficient of variation", "Population standard deviation of a layer's slots over their mean.", {value: 0, text: "even: 0"});
   byLayer("load-max", () => "/load/max_over_mean", "Busiest expert", "Its slots over the mean of the layer's experts.", {value: 1, text: "even: 1"});
-  const others = ["gini", "min_over_mean", "effective_experts", "dead", "underused", "balancing_loss_per_choice", "z_loss"].map(n => "/load/" + n).filter(table).map(p => [p, table(p).name]);
+  const others = [["gini", "Gini coefficient"], ["min_over_mean", "least used expert over the mean"], ["effective_experts", "effective experts"], ["dead", "experts without a slot"],
+    ["underused", "experts below a tenth of 1 / E"], ["balancing_loss_per_choice", "load-balancing loss over k"], ["z_loss", "router z-loss"]].map(([n, t]) => ["/load/" + n, t]).filter(o => table(o[0]));
   byLayer("load-other", () => state.figure, "Another figure by layer", () => table(state.figure).name, undefined,
     (parent, draw) => choice(parent, "Figure", others, state.figure, v => { state.figure = v; draw(); }));
 }

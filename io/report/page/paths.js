@@ -2,7 +2,7 @@
 function pathsSection(section) {
   const flow = data.flow;
   if (!flow) {
-    element(section, "p", {class: "intro"}, "A path needs two MoE layers.");
+    element(section, "p", {class: "intro"}, L < 2 ? "A path needs two MoE layers." : nothing);
     return;
   }
   const most = Math.min(L, E <= 16 ? 6 : 3);

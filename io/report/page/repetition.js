@@ -1,5 +1,9 @@
 // Experts chosen again by the next token.
 function repetitionSection(section) {
+  if (!table("/repetition/any_share").values.some(known)) {
+    element(section, "p", {class: "intro"}, nothing);
+    return;
+  }
   const shown = L <= 8 ? range(L) : [0, Math.floor((L - 1) / 2), L - 1];
   const any = K === 2 ? "First or second choice" : "Any of the " + K + " choices";
   const columns = ["dataset"].concat(shown.map(l => "first choice, layer " + layers[l]), shown.map(l => any.toLowerCase() + ", layer " + layers[l]));

@@ -24,6 +24,7 @@ function valueAt(path, dataset, layer, i) {
   const inner = t.shape.slice(2).reduce((a, b) => a * b, 1);
   return t.values[(dataset * t.shape[1] + (layer || 0)) * inner + (i || 0)];
 }
+const nothing = "Nothing was recorded of this.";
 const known = value => value !== null && value !== undefined && !Number.isNaN(value);
 const sum = values => values.reduce((a, b) => a + b, 0);
 const range = n => Array.from({length: n}, (_, i) => i);
