@@ -28,6 +28,8 @@ int run_reduce(const Arguments& arguments) {
   add("output,o", po::value<std::string>()->required()->value_name("FILE"), "the statistics file");
   add("csv", po::value<std::string>()->value_name("DIR"), "write every table as CSV too");
   add("recompute", po::bool_switch(), "from the token rows instead of the sums that were kept while routing");
+  add("peak-flops", po::value<double>()->value_name("FLOP/s"),
+      "peak of one rank of the runs, for the share of it that they reached");
   add("quiet", po::bool_switch(), "no progress, no summary");
   parser.positional("run", -1);
   if (!parser.parse(arguments)) return 0;
@@ -36,7 +38,8 @@ int run_reduce(const Arguments& arguments) {
   const auto& words = parser.get<std::vector<std::string>>("run");
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
   const Statistics reduced = reduce_runs(
-      {words.begin(), words.end()}, {parser.flag("recompute")},
+      {words.begin(), words.end()},
+      {.recompute = parser.flag("recompute"), .peak_flops = parser.positive_number("peak-flops")},
       [&](std::size_t done, std::size_t all) {
         if (show && (done % 64 == 0 || done == all)) std::cerr << "segment " << done << " of " << all << "\n";
       },

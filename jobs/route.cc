@@ -33,6 +33,7 @@
 #include "parallel/expert_transport.h"
 #include "parallel/stop_signal.h"
 #include "pipeline/model/model.h"
+#include "pipeline/model/model_flops.h"
 #include "pipeline/recorder.h"
 #include "pipeline/reduce.h"
 #include "pipeline/route_loop.h"
@@ -100,6 +101,8 @@ OptionParser make_parser() {
   add("commit-seconds", po::value<double>()->default_value(60),
       "most seconds of finished work that a kill can lose, besides the running block");
   add("compress", po::bool_switch(), "shuffle + deflate token rows; smaller, but writes take about ten times as long");
+  add("peak-flops", po::value<double>()->value_name("FLOP/s"),
+      "peak of one rank, for the share of it in the statistics");
   add("no-stats", po::bool_switch(), "do not write OUT/stats.h5 at the end");
   add("dry-run", po::bool_switch(), "check everything, print the memory and disk it would need, and stop");
   add("quiet", po::bool_switch(), "no progress, no summary");
@@ -458,7 +461,7 @@ int RouteJob::run() {
   log->info("model loaded in {:.2f} s",
             std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
   Recorder recorder(facts_, level_, token_tables_, excluded_tokens(), facts_.n_moe_layers() > 0 ? &placement : nullptr,
-                    model.row_bytes(), comm_);
+                    model.row_bytes(), ModelFlops(config_), comm_);
 
   RouteOptions options;
   options.model = facts_;
@@ -497,7 +500,7 @@ int RouteJob::run() {
 void RouteJob::finish(const RouteOutcome& outcome) const {
   comm_.barrier();
   const Statistics reduced = reduce_runs(
-      {out_}, {}, [](std::size_t, std::size_t) {}, comm_);
+      {out_}, {.peak_flops = parser_.positive_number("peak-flops")}, [](std::size_t, std::size_t) {}, comm_);
   if (comm_.rank() != 0) return;
   if (!parser_.flag("no-stats")) write_stats(out_ / "stats.h5", reduced);
   if (parser_.flag("quiet")) return;

@@ -8,7 +8,8 @@
 
 namespace switchyard {
 
-/// Prints, for each dataset and MoE layer, usage of the experts, CV, max/mean, entropy and the most used expert.
+/// Prints, for each dataset and MoE layer, usage of the experts, CV, max/mean, entropy and the most used expert, and
+/// what routing the dataset took.
 void print_summary(std::ostream& out, const Statistics& reduced);
 
 /// "attention 31 %, router 2 %, ..." of the phases' seconds.

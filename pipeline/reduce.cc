@@ -201,7 +201,7 @@ namespace {
 /// One corpus of a run, on rank 0 the sum over all ranks.
 Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
                       const std::function<void()>& on_segment, const Communicator& comm) {
-  Dataset dataset{run.corpora[corpus], Accumulators(shape_of(model)), RankLoad(model.n_moe_layers(), model.top_k)};
+  Dataset dataset{run.corpora[corpus], Accumulators(shape_of(model)), RankLoad(model.n_moe_layers(), model.top_k), {}};
   for (std::size_t s = 0; s < run.segments.size(); ++s) {
     if (run.corpus_of_segment[s] != corpus) continue;
     on_segment();
@@ -217,9 +217,11 @@ Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& mode
     }
     dataset.accumulators.merge(stored);
     dataset.ranks.add(segment);
+    dataset.cost.add(segment);
   }
   dataset.accumulators.reduce_to_root(comm);
   dataset.ranks.reduce_to_root(comm);
+  dataset.cost.reduce_to_root(comm);
   return dataset;
 }
 
@@ -261,6 +263,11 @@ Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const 
     } else {
       part = from_statistics_tables(read_tables(source, std::string(kStatsFormat)), source.string());
     }
+    if (options.peak_flops) part.peak_flops = options.peak_flops;
+    if (named.empty())
+      reduced.peak_flops = part.peak_flops;
+    else if (part.peak_flops != reduced.peak_flops)  // of other machines: no share of a common peak
+      reduced.peak_flops.reset();
     if (reduced.datasets.empty()) reduced.model = part.model;
     if (!(shape_of(part.model) == shape_of(reduced.model)))
       throw Error("routed a model of another shape than " + sources.front().string(), source.string(),

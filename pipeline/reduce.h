@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,7 +15,8 @@
 namespace switchyard {
 
 struct ReduceOptions {
-  bool recompute = false;  // from token rows instead of the segments' accumulators
+  bool recompute = false;                           // from token rows instead of the segments' accumulators
+  std::optional<double> peak_flops = std::nullopt;  // of one rank, FLOP/s; none: that of the sources, where they agree
 };
 
 /// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment; memory is the

@@ -406,22 +406,27 @@ Statistics from_statistics_tables(const std::vector<Table>& tables, const std::s
   const auto& names = index.values<std::string>("/datasets/name");
   std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
   std::vector<RankLoad> ranks = from_rank_tables(index, names.size(), model.n_moe_layers(), model.top_k);
+  std::vector<Cost> costs(names.size());
+  if (index.find("/cost/tokens") != nullptr) costs = from_cost_tables(index, names.size());
+  stored.peak_flops = peak_flops_of(index);
   if (accumulators.size() != names.size()) index.fail("/datasets/name", "does not name every dataset");
   for (std::size_t d = 0; d < names.size(); ++d)
-    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d])});
+    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d]), costs[d]});
   return stored;
 }
 
 std::vector<Table> statistics_tables(const Statistics& statistics) {
-  const auto& [model, datasets, vocabulary] = statistics;
+  const auto& [model, datasets, vocabulary, peak_flops] = statistics;
   std::vector<Table> tables;
   if (datasets.empty()) return tables;
   std::vector<const Accumulators*> accumulators;
   std::vector<const RankLoad*> ranks;
+  std::vector<const Cost*> costs;
   std::vector<std::string> names;
   for (const Dataset& dataset : datasets) {
     accumulators.push_back(&dataset.accumulators);
     ranks.push_back(&dataset.ranks);
+    costs.push_back(&dataset.cost);
     names.push_back(dataset.name);
   }
   tables = to_tables(accumulators, "");
@@ -436,6 +441,7 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   make.by_dataset("/loss/accuracy", "1", "share of tokens whose arg-max is the next token",
                   [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.targets[0]); });
   for (Table& table : rank_tables(ranks)) tables.push_back(std::move(table));
+  for (Table& table : cost_tables(costs, peak_flops)) tables.push_back(std::move(table));
   append_model(tables, model);
   if (!vocabulary.empty())
     tables.push_back({"/vocabulary/piece", {"token_id"}, {vocabulary.size()}, vocabulary, "1", "text of the token id"});
@@ -470,7 +476,8 @@ std::vector<std::pair<std::string, std::string>> statistics_group_descriptions()
           {"/tokens/predicted", "by the model's guess of the token that follows"},
           {"/groups", "experts by group of documents, what confidence intervals resample"},
           {"/loss", "next-token loss"},
-          {"/ranks", "load, traffic and time of the ranks that routed the dataset"}};
+          {"/ranks", "load, traffic and time of the ranks that routed the dataset"},
+          {"/cost", "time and floating-point operations that routing the dataset took"}};
 }
 
 }  // namespace switchyard
