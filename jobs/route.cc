@@ -44,7 +44,6 @@ namespace {
 using nlohmann::json;
 
 constexpr double kBytesPerToken = 3.5;  // of text, for the estimate of --dry-run
-constexpr std::uint64_t kMostTableBytes = 8ULL << 30U;
 
 OptionParser make_parser() {
   OptionParser parser(
@@ -96,7 +95,12 @@ OptionParser make_parser() {
   add("exclude-special", po::bool_switch(),
       "leave BOS and other special tokens out of the statistics (rows keep them)");
   add("token-tables", po::value<std::string>()->default_value("input,target,predicted"),
-      "which experts-by-token tables to keep, or none; each takes layers x vocabulary x experts x 8 bytes a rank");
+      "which experts-by-token tables to keep, or none; each takes layers x vocabulary x experts x 8 bytes a rank, or "
+      "--token-cells x 8 where that is less");
+  add("token-cells", po::value<std::uint64_t>()->default_value(kExactTokenCells),
+      "tables of no more cells (layers x vocabulary x experts) are exact; larger ones keep their most frequent cells, "
+      "and "
+      "by how much a count may be too low");
   add("block-tokens", po::value<std::int64_t>()->default_value(1 << 18), "tokens of a block, the unit of restart");
   add("commit-seconds", po::value<double>()->default_value(60),
       "most seconds of finished work that a kill can lose, besides the running block");
@@ -109,8 +113,9 @@ OptionParser make_parser() {
   return parser;
 }
 
-TokenTableChoice parse_token_tables(const std::string& text) {
-  TokenTableChoice choice{{false, false, false}};
+TokenTableChoice parse_token_tables(const std::string& text, std::uint64_t cells, const AccumulatorShape& shape) {
+  TokenTableChoice choice = TokenTableChoice::within(cells, shape);
+  choice.keep = {false, false, false};
   if (text == "none") return choice;
   std::istringstream words(text);
   for (std::string word; std::getline(words, word, ',');) {
@@ -195,7 +200,8 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
       precision_(parse_precision(parser)),
       context_(positive(parser, "context", std::min(config_.max_positions, 2048))),
       batch_tokens_(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context_))),
-      token_tables_(parse_token_tables(parser.get<std::string>("token-tables"))),
+      token_tables_(parse_token_tables(parser.get<std::string>("token-tables"),
+                                       parser.get<std::uint64_t>("token-cells"), shape_of(facts_))),
       transport_name_(parser.has("transport") ? parser.get<std::string>("transport")
                       : comm.size() == 1      ? "local"
                                               : "mpi"),
@@ -217,11 +223,6 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
     throw Error("has " + std::to_string(tokenizer_->vocabulary_size()) + " tokens, but the model's vocabulary holds " +
                     std::to_string(config_.vocabulary),
                 (checkpoint_.folder() / "tokenizer.model").string(), "copy the tokenizer that belongs to the model");
-  const std::uint64_t tables = LiveAccumulators::table_bytes(shape_of(facts_), token_tables_);
-  if (tables > kMostTableBytes)
-    throw UsageError("would take " + as_bytes_text(static_cast<double>(tables) * 2) + " on each rank",
-                     "--token-tables " + parser.get<std::string>("token-tables"),
-                     "choose fewer tables, e.g. --token-tables input or none");
   omp_set_num_threads(threads_);
   read_corpora();
 }

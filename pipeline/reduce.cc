@@ -165,8 +165,10 @@ Accumulators recompute_segment(const std::filesystem::path& segment_path, const 
     throw Error("holds no token rows to recompute from", segment_path.string(),
                 "reduce without --recompute, or route with --record tokens");
   TokenTableChoice tables;
-  for (std::size_t which = 0; which < kTokenTables; ++which)
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
     tables.keep[which] = !stored.token_tables[which].cells().empty();
+    tables.capacity = std::max(tables.capacity, stored.token_bounds[which].capacity);
+  }
   LiveAccumulators live(stored.shape, tables);
   RowObserver observer(segment, excluded_tokens, document_groups, live);
 

@@ -38,6 +38,12 @@ bool intersect(const std::uint16_t* a, const std::uint16_t* b, std::size_t k) {
   return false;
 }
 
+/// Of a token table.
+std::uint64_t table_cells(const AccumulatorShape& shape) {
+  return static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary) *
+         static_cast<std::uint64_t>(shape.experts);
+}
+
 /// A table [rows, E] for each layer.
 std::vector<std::vector<std::uint32_t>> empty_tables(const AccumulatorShape& shape, int rows, bool keep) {
   const std::size_t cells = static_cast<std::size_t>(rows) * static_cast<std::size_t>(shape.experts);
@@ -90,19 +96,34 @@ std::vector<double> probability_sums(TensorView probabilities, std::span<const s
 
 LiveAccumulators::LiveAccumulators(const AccumulatorShape& shape, TokenTableChoice tables)
     : shape_(shape), choice_(tables), sums_(shape), dense_groups_(empty_tables(shape, kDocumentGroups, true)) {
-  for (std::size_t which = 0; which < kTokenTables; ++which)
-    dense_[which] = empty_tables(shape, shape.vocabulary, tables.keep[which]);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    if (tables.keep[which] && tables.capacity > 0)
+      frequent_[which].assign(static_cast<std::size_t>(shape.layers), FrequentCells(tables.capacity));
+    else
+      dense_[which] = empty_tables(shape, shape.vocabulary, tables.keep[which]);
+  }
+}
+
+TokenTableChoice TokenTableChoice::within(std::uint64_t cells, const AccumulatorShape& shape) {
+  TokenTableChoice choice;
+  if (shape.layers > 0 && table_cells(shape) > cells)
+    choice.capacity =
+        FrequentCells::capacity_within(cells * sizeof(std::uint32_t) / static_cast<std::uint64_t>(shape.layers));
+  return choice;
 }
 
 std::uint64_t LiveAccumulators::table_bytes(const AccumulatorShape& shape, TokenTableChoice tables) {
   const auto kept = static_cast<std::uint64_t>(std::count(tables.keep.begin(), tables.keep.end(), true));
-  return kept * sizeof(std::uint32_t) * static_cast<std::uint64_t>(shape.layers) *
-         static_cast<std::uint64_t>(shape.vocabulary) * static_cast<std::uint64_t>(shape.experts);
+  return kept * (tables.capacity > 0 ? static_cast<std::uint64_t>(shape.layers) * FrequentCells::bytes(tables.capacity)
+                                     : table_cells(shape) * sizeof(std::uint32_t));
 }
 
 void LiveAccumulators::absorb(LiveAccumulators& other) {
   sums_.merge(other.sums_);
-  for (std::size_t which = 0; which < kTokenTables; ++which) add_into(dense_[which], other.dense_[which]);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    add_into(dense_[which], other.dense_[which]);
+    for (std::size_t l = 0; l < frequent_[which].size(); ++l) frequent_[which][l].merge(other.frequent_[which][l]);
+  }
   add_into(dense_groups_, other.dense_groups_);
   other.clear();
 }
@@ -110,6 +131,8 @@ void LiveAccumulators::absorb(LiveAccumulators& other) {
 void LiveAccumulators::clear() {
   sums_ = Accumulators(shape_);
   for (auto& tables : dense_) set_to_zero(tables);
+  for (auto& layers : frequent_)
+    for (FrequentCells& cells : layers) cells.clear();
   set_to_zero(dense_groups_);
 }
 
@@ -165,8 +188,11 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
   for (std::size_t j = 0; j < k; ++j)
     weight_histogram.emplace_back(sums_.weight_histogram.data() + (l * k + j) * kHistogramBins, 1.0);
   std::array<std::uint32_t*, kTokenTables> table{};
-  for (std::size_t which = 0; which < kTokenTables; ++which)
-    table[which] = choice_.keep[which] ? dense_[which][l].data() : nullptr;
+  std::array<FrequentCells*, kTokenTables> frequent{};
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    table[which] = dense_[which].empty() ? nullptr : dense_[which][l].data();
+    frequent[which] = frequent_[which].empty() ? nullptr : &frequent_[which][l];
+  }
   std::uint32_t* const groups = dense_groups_[l].data();
 
   for (std::size_t t = 0; t < n; ++t) {
@@ -187,9 +213,12 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
     const std::array<std::int64_t, kTokenTables> token = {tokens.token[t], tokens.target[t],
                                                           static_cast<std::int64_t>(tokens.predicted[t])};
     for (std::size_t which = 0; which < kTokenTables; ++which) {
-      if (table[which] == nullptr || token[which] < 0) continue;
-      std::uint32_t* row = table[which] + static_cast<std::size_t>(token[which]) * n_experts;
-      for (std::size_t j = 0; j < k; ++j) ++row[expert[j]];
+      if (token[which] < 0) continue;
+      const std::size_t row = static_cast<std::size_t>(token[which]) * n_experts;
+      if (table[which] != nullptr)
+        for (std::size_t j = 0; j < k; ++j) ++table[which][row + expert[j]];
+      else if (frequent[which] != nullptr)
+        for (std::size_t j = 0; j < k; ++j) frequent[which]->add(row + expert[j]);
     }
     if (previous != nullptr) {
       const std::uint16_t* from = previous + t * k;
@@ -242,9 +271,21 @@ void LiveAccumulators::observe_paths(const TokenView& tokens) {
 
 Accumulators LiveAccumulators::take(const Communicator& comm) {
   Accumulators taken = std::exchange(sums_, Accumulators(shape_));
+  const std::uint64_t layer_cells =
+      static_cast<std::uint64_t>(shape_.vocabulary) * static_cast<std::uint64_t>(shape_.experts);
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    for (std::size_t l = 0; l < frequent_[which].size(); ++l) {
+      FrequentCells& of_layer = frequent_[which][l];
+      const SparseCounts kept = of_layer.counts();
+      for (std::size_t i = 0; i < kept.cells().size(); ++i)
+        taken.token_tables[which].append(l * layer_cells + kept.cells()[i], kept.counts()[i]);
+      taken.token_bounds[which].capacity = choice_.capacity;
+      taken.token_bounds[which].undercount[l] = of_layer.undercount();
+      of_layer.clear();
+    }
   taken.reduce_to_root(comm);
   for (std::size_t which = 0; which < kTokenTables; ++which)
-    taken.token_tables[which] = take_tables(dense_[which], comm);
+    if (!dense_[which].empty()) taken.token_tables[which] = take_tables(dense_[which], comm);
   taken.group_counts = take_tables(dense_groups_, comm);
   return taken;
 }

@@ -240,6 +240,10 @@ void add_structure(TableMaker& make, std::size_t n_experts, std::size_t top_k) {
       [=](const Dataset&) { return intersection_null(static_cast<int>(n_experts), static_cast<int>(top_k)); });
 }
 
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+/// Of a table whose rare cells are missing.
+constexpr VocabularySpecialisation kUnknownSpecialisation = {kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0};
+
 void add_vocabulary(TableMaker& make) {
   for (std::size_t which = 0; which < kTokenTables; ++which) {
     const std::string group = "/tokens/" + std::string(kTokenTableNames[which]);
@@ -248,15 +252,18 @@ void add_vocabulary(TableMaker& make) {
     const auto of = [&figures](std::size_t dataset, int layer) -> const VocabularySpecialisation& {
       return figures[dataset][static_cast<std::size_t>(layer)];
     };
-    make.by_dataset(group + "/min_count", "1", "slots that a token id needs to take part in the specialisation",
-                    [&](const Dataset& d) {
-                      std::vector<VocabularySpecialisation> layers;
-                      for (int l = 0; l < d.accumulators.shape.layers; ++l)
-                        layers.push_back(vocabulary_specialisation(
-                            d.accumulators.token_tables[which], d.accumulators.shape, l, kMinTokenCount, kShuffleSeed));
-                      figures.push_back(std::move(layers));
-                      return kMinTokenCount;
-                    });
+    make.by_dataset(
+        group + "/min_count", "1", "slots that a token id needs to take part in the specialisation",
+        [&](const Dataset& d) {
+          std::vector<VocabularySpecialisation> layers;
+          for (int l = 0; l < d.accumulators.shape.layers; ++l)
+            layers.push_back(d.accumulators.token_bounds[which].undercount[static_cast<std::size_t>(l)] > 0
+                                 ? kUnknownSpecialisation
+                                 : vocabulary_specialisation(d.accumulators.token_tables[which], d.accumulators.shape,
+                                                             l, kMinTokenCount, kShuffleSeed));
+          figures.push_back(std::move(layers));
+          return kMinTokenCount;
+        });
     const auto column = [&](const char* name, const char* units, const char* long_name,
                             double VocabularySpecialisation::*member) {
       std::size_t next = 0;
@@ -309,10 +316,7 @@ VocabularySpecialisation vocabulary_specialisation(const SparseCounts& table, co
     by_expert[*cell % experts] += table.counts()[static_cast<std::size_t>(cell - cells.begin())];
   const std::vector<double> layer_usage = usage(by_expert);
   const auto total = static_cast<double>(std::accumulate(by_expert.begin(), by_expert.end(), std::uint64_t{0}));
-  if (total == 0) {
-    const double nan = std::numeric_limits<double>::quiet_NaN();
-    return {nan, nan, nan, nan, nan, 0};
-  }
+  if (total == 0) return kUnknownSpecialisation;
 
   std::mt19937_64 random(seed + static_cast<std::uint64_t>(layer));
   double weight = 0;

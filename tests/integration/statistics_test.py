@@ -33,10 +33,10 @@ class Statistics(support.TestCase):
         super().setUp()
         self.corpus = self.write_text_corpus(documents=60)
 
-    def route(self, level, ranks=2):
+    def route(self, level, *more, ranks=2):
         out = self.folder / level
         self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500,
-                        "--record", level, "--precision", "f32", "--commit-seconds", 0, "--add-bos", "--quiet", ranks=ranks)
+                        "--record", level, "--precision", "f32", "--commit-seconds", 0, "--add-bos", "--quiet", *more, ranks=ranks)
         return out
 
     def test_online_equals_numpy(self):
@@ -170,6 +170,39 @@ class Statistics(support.TestCase):
             usage = dense[l].sum(0) / dense[l].sum()
             shuffled = [np.mean([rng.multinomial(t, usage).max() / t for t in total]) for _ in range(20)]
             self.assertLess(abs(group["specialisation_baseline"][0, l] - np.mean(shuffled)), 5 * np.std(shuffled))
+
+    def test_large_token_tables_keep_frequent_cells_within_a_bound(self):
+        def token_table(stats, which):
+            indptr, index, value = (stats[f"tokens/{which}/{c}"][:].astype(np.int64) for c in ("indptr", "index", "value"))
+            dense = np.zeros((LAYERS * 4096, E), int)
+            dense[np.repeat(np.arange(LAYERS * 4096), np.diff(indptr)), index] = value
+            return dense.reshape(LAYERS, 4096 * E)
+
+        exact = self.route("logits") / "stats.h5"
+        # Of 12,000 cells in 4 bytes each, a layer gets 8,000 bytes: 256 slots of 16, a quarter of them less one.
+        bounded, capacity = self.route("tokens", "--token-cells", 12000, ranks=3), 63
+        self.switchyard("reduce", bounded, "-o", self.folder / "again.h5", "--recompute", "--quiet", ranks=2)
+        self.switchyard("reduce", self.folder / "again.h5", "-o", self.folder / "of-stats.h5", "--quiet")
+        for path in (bounded / "stats.h5", self.folder / "again.h5", self.folder / "of-stats.h5"):
+            with h5py.File(exact) as all_cells, h5py.File(path) as stats:
+                np.testing.assert_array_equal(stats["load/count"][...], all_cells["load/count"][...])
+                for which in ("input", "target", "predicted"):
+                    truth, kept = token_table(all_cells, which), token_table(stats, which)
+                    undercount = stats[f"tokens/{which}/undercount"][0].astype(np.int64)[:, None]
+                    self.assertEqual(all_cells[f"tokens/{which}/capacity"][0], 0)
+                    self.assertEqual(all_cells[f"tokens/{which}/undercount"][...].max(), 0)
+                    self.assertEqual(stats[f"tokens/{which}/capacity"][0], capacity)
+                    self.assertTrue(((kept > 0).sum(1) <= capacity).all())
+                    self.assertTrue((undercount > 0).all() and (undercount[:, 0] <= truth.sum(1) // (capacity + 1)).all())
+                    self.assertTrue(((kept <= truth) & (truth <= kept + undercount)).all())
+                    self.assertTrue(np.isnan(stats[f"tokens/{which}/specialisation"][...]).all())
+                    self.assertTrue(np.isnan(stats[f"tokens/{which}/mutual_information"][...]).all())
+        with h5py.File(bounded / "stats.h5") as stats:
+            text = f"at most {stats['tokens/input/undercount'][0, 3]:,} too low"
+        self.assertIn(text, self.switchyard("tokens", bounded / "stats.h5", "--expert", "3:0").stdout)
+        self.assertNotIn("too low", self.switchyard("tokens", exact, "--expert", "3:0").stdout)
+        plan = self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus}", "--out", self.folder / "none", "--token-cells", 12000, "--dry-run").stdout
+        self.assertIn("token tables 144.0 KiB", plan)  # 2 x 3 tables x 6 layers x 256 slots x 16 bytes
 
     def test_cost(self):
         out = self.route("tokens", ranks=2)
