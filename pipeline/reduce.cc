@@ -1,10 +1,13 @@
 #include "pipeline/reduce.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "io/routing_reader.h"
 #include "io/routing_writer.h"
@@ -22,11 +25,12 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kRowsAtOnce = 1 << 17;
+/// Token tables count in 32 bits.
+constexpr std::uint64_t kMostRowsUntaken = std::uint64_t{1} << 31U;
 
 std::vector<Table> read_group(const RoutingReader& segment, const std::string& group) {
   std::vector<Table> tables;
-  for (const std::string& path : segment.list(group)) tables.push_back(segment.read(path));
+  for (const std::string& path : segment.list(group)) tables.push_back(segment.read_bare(path));
   return tables;
 }
 
@@ -37,13 +41,14 @@ struct Run {
   std::vector<std::uint8_t> excluded_tokens;
   std::vector<SegmentEntry> segments;
   std::vector<std::uint64_t> corpus_of_segment;
+  std::string token_tables;                    // names of those that were kept
   std::vector<std::uint16_t> document_groups;  // by row of /documents, when rows are recomputed
 };
 
 std::vector<std::uint16_t> read_document_groups(const Run& run) {
   std::vector<std::uint16_t> groups;
   for (const SegmentEntry& entry : run.segments) {
-    const Table ids = RoutingReader(run.folder / entry.file).read("/documents/id");
+    const Table ids = RoutingReader(run.folder / entry.file).read_bare("/documents/id");
     for (const std::string& id : std::get<std::vector<std::string>>(ids.values)) groups.push_back(document_group(id));
   }
   return groups;
@@ -63,6 +68,7 @@ Run open_run(const std::filesystem::path& folder) {
   run.folder = folder;
   const json description = json::parse(read_run_json(folder));
   for (const json& corpus : description.at("identity").at("corpora")) run.corpora.push_back(corpus.at("name"));
+  run.token_tables = description.at("identity").at("token-tables");
   for (const std::uint32_t id : description.at("identity").at("excluded_tokens").get<std::vector<std::uint32_t>>()) {
     if (run.excluded_tokens.empty())
       run.excluded_tokens.resize(description.at("identity").at("model").at("vocabulary").get<std::size_t>(), 0);
@@ -79,73 +85,157 @@ Run open_run(const std::filesystem::path& folder) {
   return run;
 }
 
-std::vector<float> from_half(const std::vector<std::uint16_t>& bits) {
-  std::vector<float> values(bits.size());
-  std::transform(bits.begin(), bits.end(), values.begin(), from_half_bits);
-  return values;
+void from_half(const std::vector<std::uint16_t>& bits, std::vector<float>& values) {
+  values.resize(bits.size());
+  from_half_bits(bits, values);
 }
 
-/// Rows that end with a window's last token, as the accumulators see them.
+std::vector<std::uint32_t> read_numbers(const RoutingReader& segment, const char* path) {
+  return std::get<std::vector<std::uint32_t>>(segment.read_bare(path).values);
+}
+
+/// A share of a segment's rows: the windows that begin in the part-th of so many equal runs of rows.
+struct RowPart {
+  std::filesystem::path segment, next_segment;  // next: empty behind the last
+  std::uint64_t part = 0;
+  std::uint64_t parts = 1;
+};
+
+/// Token rows as the accumulators see them.
 class RowObserver {
  public:
-  RowObserver(const RoutingReader& segment, const std::vector<std::uint8_t>& excluded,
-              std::span<const std::uint16_t> document_groups, LiveAccumulators& live)
-      : model_(segment.model()), excluded_(excluded), document_groups_(document_groups), live_(live) {}
+  RowObserver(const Run& run, const ModelFacts& model, TokenTableChoice tables, std::uint64_t rows_at_once)
+      : run_(run),
+        model_(model),
+        rows_at_once_(rows_at_once),
+        live_(shape_of(model), tables),
+        taken_(shape_of(model)),
+        routing_(static_cast<std::size_t>(model.n_moe_layers())) {}
 
-  /// next: the token id after the last row, for its target.
-  void observe(const TokenRows& rows, std::optional<std::uint32_t> next) {
-    const std::size_t n = rows.size();
-    std::vector<std::int64_t> target(n, -1);
-    for (std::size_t t = 0; t < n; ++t) {
-      if (std::isnan(rows.loss[t])) continue;
-      if (t + 1 < n)
-        target[t] = rows.id[t + 1];
-      else if (next)
-        target[t] = *next;
-    }
-    const std::vector<std::uint8_t> included = included_tokens(rows.id, excluded_);
-    std::vector<std::uint16_t> group;
-    for (const std::uint32_t document : rows.document) {
-      if (document >= document_groups_.size())
-        throw Error("a token's document " + std::to_string(document) + " is not among the run's " +
-                    std::to_string(document_groups_.size()));
-      group.push_back(document_groups_[document]);
-    }
-
-    const std::size_t n_layers = rows.layers.size();
-    std::vector<Routing> routing(n_layers);
-    std::vector<std::vector<double>> probability_sum(n_layers);
-    std::vector<LayerView> views(n_layers);
-    for (std::size_t l = 0; l < n_layers; ++l) {
-      Routing& of_layer = routing[l];
-      if (rows.layers[l].logits.empty()) {
-        of_layer.weights = from_half(rows.layers[l].weight);
-        of_layer.entropy = from_half(rows.layers[l].entropy);
-      } else {
-        of_layer = route_again(rows.layers[l].logits, n, static_cast<int>(l));
-        probability_sum[l] = probability_sums(of_layer.probabilities, included);
-      }
-      views[l] = {rows.layers[l].expert,    of_layer.weights,     of_layer.entropy,  of_layer.margin,
-                  of_layer.top_probability, of_layer.log_sum_exp, probability_sum[l]};
-    }
-    live_.observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views});
+  void observe(const RowPart& part);
+  Accumulators take() {
+    taken_.merge(live_.take(Communicator::self()));
+    return std::exchange(taken_, Accumulators(taken_.shape));
   }
 
  private:
-  Routing route_again(const std::vector<float>& logits, std::size_t n, int layer) const {
-    Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);
-    std::copy(logits.begin(), logits.end(), copy.data<float>());
-    return choose_experts(std::move(copy), model_.top_k,
-                          "layer " + std::to_string(model_.moe_layers[static_cast<std::size_t>(layer)]));
-  }
+  /// Rows that end with a window's last token. next: the id that follows, for the last one's target.
+  void observe(const TokenRows& rows, std::optional<std::uint32_t> next);
+  void route_layer(const TokenRows::Layer& rows, std::size_t n, std::size_t layer);
+
+  const Run& run_;
   const ModelFacts& model_;
-  const std::vector<std::uint8_t>& excluded_;
-  std::span<const std::uint16_t> document_groups_;
-  LiveAccumulators& live_;
+  std::uint64_t rows_at_once_;
+  LiveAccumulators live_;
+  Accumulators taken_;
+  std::uint64_t untaken_rows_ = 0;
+  // Memory that is used again: rows that are looked at and rows that are being read; [L].
+  std::array<TokenRows, 2> pieces_;
+  std::vector<Routing> routing_;
 };
 
-/// The fields that token rows do not hold.
-void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
+void RowObserver::observe(const RowPart& part) {
+  const RoutingReader segment(part.segment);
+  if (segment.level() == RecordLevel::counts)
+    throw Error("holds no token rows to recompute from", part.segment.string(),
+                "reduce without --recompute, or route with --record tokens");
+  if (segment.n_rows() == 0) return;
+  const std::vector<std::uint32_t> position = read_numbers(segment, "/tokens/position");
+  const std::vector<std::uint32_t> id = read_numbers(segment, "/tokens/id");
+  const std::uint64_t n_rows = id.size();
+  const auto window_from = [&](std::uint64_t row) {
+    while (row < n_rows && position[row] != 0) ++row;
+    return row;
+  };
+  const std::uint64_t end = window_from(n_rows * (part.part + 1) / part.parts);
+
+  // Each piece is read while the one before is looked at; HDF5 is called by one thread at a time.
+  const auto read = [&](std::uint64_t first, std::uint64_t last, TokenRows& rows) {
+    return std::async(std::launch::async, [&, first, last] { segment.read_rows(first, last - first, rows); });
+  };
+  const auto piece_end = [&](std::uint64_t first) { return std::min(end, window_from(first + rows_at_once_)); };
+  std::uint64_t first = window_from(n_rows * part.part / part.parts);
+  if (first >= end) return;
+  std::uint64_t last = piece_end(first);
+  std::future<void> reading = read(first, last, pieces_[0]);
+  for (std::size_t turn = 0; first < end; ++turn) {
+    reading.get();
+    std::optional<std::uint32_t> next;
+    if (last < n_rows) {
+      next = id[last];
+    } else if (!part.next_segment.empty()) {
+      const RoutingReader following(part.next_segment);
+      if (following.n_rows() > 0) next = following.read_rows(0, 1).id[0];
+    }
+    first = last;
+    last = piece_end(first);
+    if (first < end) reading = read(first, last, pieces_[(turn + 1) % 2]);
+    observe(pieces_[turn % 2], next);
+  }
+}
+
+void RowObserver::observe(const TokenRows& rows, std::optional<std::uint32_t> next) {
+  const std::size_t n = rows.size();
+  std::vector<std::int64_t> target(n, -1);
+  for (std::size_t t = 0; t < n; ++t) {
+    if (std::isnan(rows.loss[t])) continue;
+    if (t + 1 < n)
+      target[t] = rows.id[t + 1];
+    else if (next)
+      target[t] = *next;
+  }
+  const std::vector<std::uint8_t> included = included_tokens(rows.id, run_.excluded_tokens);
+  std::vector<std::uint16_t> group(n);
+  for (std::size_t t = 0; t < n; ++t) {
+    const std::uint32_t document = rows.document[t];
+    if (document >= run_.document_groups.size())
+      throw Error("a token's document " + std::to_string(document) + " is not among the run's " +
+                  std::to_string(run_.document_groups.size()));
+    group[t] = run_.document_groups[document];
+  }
+
+  std::vector<std::vector<double>> probability_sum(routing_.size());
+  std::vector<LayerView> views(routing_.size());
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t l = 0; l < routing_.size(); ++l) {
+    const Routing& of_layer = routing_[l];
+    route_layer(rows.layers[l], n, l);
+    if (!rows.layers[l].logits.empty()) probability_sum[l] = probability_sums(of_layer.probabilities, included);
+    views[l] = {rows.layers[l].expert,    of_layer.weights,     of_layer.entropy,  of_layer.margin,
+                of_layer.top_probability, of_layer.log_sum_exp, probability_sum[l]};
+  }
+  live_.observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views});
+  untaken_rows_ += n;
+  if (untaken_rows_ < kMostRowsUntaken) return;
+  taken_.merge(live_.take(Communicator::self()));
+  untaken_rows_ = 0;
+}
+
+void RowObserver::route_layer(const TokenRows::Layer& rows, std::size_t n, std::size_t layer) {
+  if (rows.logits.empty()) {
+    from_half(rows.weight, routing_[layer].weights);
+    from_half(rows.entropy, routing_[layer].entropy);
+    return;
+  }
+  Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);
+  std::copy(rows.logits.begin(), rows.logits.end(), copy.data<float>());
+  routing_[layer] = choose_experts(std::move(copy), model_.top_k, "layer " + std::to_string(model_.moe_layers[layer]));
+}
+
+/// What token rows do not say of a segment: its number of documents, and at level tokens some of the routing.
+Accumulators read_unrecorded(const RoutingReader& segment, const AccumulatorShape& shape) {
+  std::vector<Table> tables;
+  for (const char* path : {"/accumulators/totals/tokens", "/accumulators/totals/documents",
+                           "/accumulators/load/probability_sum", "/accumulators/load/z_sum"})
+    tables.push_back(segment.read_bare(path));
+  for (const char* group : {"/accumulators/margin", "/accumulators/top_probability"})
+    for (Table& table : read_group(segment, group)) tables.push_back(std::move(table));
+  return from_tables(tables, "/accumulators", shape, false).at(0);
+}
+
+void take_unrecorded(Accumulators& recomputed, const Accumulators& stored, RecordLevel level) {
+  recomputed.documents = stored.documents;
+  if (level == RecordLevel::logits) return;
   recomputed.margin = stored.margin;
   recomputed.margin_histogram = stored.margin_histogram;
   recomputed.top_probability = stored.top_probability;
@@ -155,71 +245,56 @@ void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
   recomputed.z_sum = stored.z_sum;
 }
 
-}  // namespace
-
-Accumulators recompute_segment(const std::filesystem::path& segment_path, const std::filesystem::path& next_segment,
-                               const std::vector<std::uint8_t>& excluded_tokens,
-                               std::span<const std::uint16_t> document_groups, const Accumulators& stored) {
-  const RoutingReader segment(segment_path);
-  if (segment.level() == RecordLevel::counts)
-    throw Error("holds no token rows to recompute from", segment_path.string(),
-                "reduce without --recompute, or route with --record tokens");
+/// The token tables that a run kept.
+TokenTableChoice tables_of(const Run& run) {
   TokenTableChoice tables;
+  const RoutingReader segment(run.folder / run.segments.front().file);
   for (std::size_t which = 0; which < kTokenTables; ++which) {
-    tables.keep[which] = !stored.token_tables[which].cells().empty();
-    tables.capacity = std::max(tables.capacity, stored.token_bounds[which].capacity);
+    const std::string name(kTokenTableNames[which]);
+    tables.keep[which] = run.token_tables.find(name) != std::string::npos;
+    const std::string capacity = "/accumulators/tokens/" + name + "/capacity";
+    if (segment.contains(capacity))
+      tables.capacity =
+          std::max(tables.capacity, std::get<std::vector<std::uint64_t>>(segment.read_bare(capacity).values).at(0));
   }
-  LiveAccumulators live(stored.shape, tables);
-  RowObserver observer(segment, excluded_tokens, document_groups, live);
-
-  const std::uint64_t n_rows = segment.n_rows();
-  for (std::uint64_t first = 0; first < n_rows;) {
-    // Windows stay whole: rows after the last window's begin wait for the next turn.
-    std::uint64_t count = std::min(kRowsAtOnce, n_rows - first);
-    if (first + count < n_rows) {
-      const std::vector<std::uint32_t> position = segment.read_rows(first, count).position;
-      std::uint64_t end = count;
-      while (end > 1 && position[end - 1] != 0) --end;
-      if (end > 1) count = end - 1;
-    }
-    std::optional<std::uint32_t> next;
-    if (first + count < n_rows)
-      next = segment.read_rows(first + count, 1).id[0];
-    else if (!next_segment.empty()) {
-      const RoutingReader following(next_segment);
-      if (following.n_rows() > 0) next = following.read_rows(0, 1).id[0];
-    }
-    observer.observe(segment.read_rows(first, count), next);
-    first += count;
-  }
-  live.add_documents(stored.documents[0]);
-  Accumulators recomputed = live.take(Communicator::self());
-  if (segment.level() == RecordLevel::tokens) take_unrecorded(recomputed, stored);
-  return recomputed;
+  return tables;
 }
 
-namespace {
-
 /// One corpus of a run, on rank 0 the sum over all ranks.
-Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, bool recompute,
+Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model, const ReduceOptions& options,
                       const std::function<void()>& on_segment, const Communicator& comm) {
   Dataset dataset{run.corpora[corpus], Accumulators(shape_of(model)), RankLoad(model.n_moe_layers(), model.top_k), {}};
+  std::optional<RowObserver> rows;
+  if (options.recompute) rows.emplace(run, model, tables_of(run), options.rows_at_once);
+  std::uint64_t share = 0;  // of the corpus: a segment, or a part of one; dealt to ranks in turn
+  const auto is_mine = [&] {
+    return share++ % static_cast<std::uint64_t>(comm.size()) == static_cast<std::uint64_t>(comm.rank());
+  };
   for (std::size_t s = 0; s < run.segments.size(); ++s) {
     if (run.corpus_of_segment[s] != corpus) continue;
     on_segment();
-    if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
-    const std::filesystem::path path = run.folder / run.segments[s].file;
-    const RoutingReader segment(path);
-    Accumulators stored =
-        from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0);
-    if (recompute) {
-      const std::filesystem::path next =
-          s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
-      stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
+    RowPart part{run.folder / run.segments[s].file, {}, 0, 1};
+    if (s + 1 < run.segments.size()) part.next_segment = run.folder / run.segments[s + 1].file;
+    if (options.recompute)
+      part.parts =
+          (std::max<std::uint64_t>(1, run.segments[s].tokens) + options.rows_of_part - 1) / options.rows_of_part;
+    for (; part.part < part.parts; ++part.part) {
+      if (!is_mine()) continue;
+      if (rows) rows->observe(part);
+      if (part.part > 0) continue;
+      const RoutingReader segment(part.segment);
+      dataset.accumulators.merge(
+          rows ? read_unrecorded(segment, dataset.accumulators.shape)
+               : from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0));
+      dataset.ranks.add(segment);
+      dataset.cost.add(segment);
     }
-    dataset.accumulators.merge(stored);
-    dataset.ranks.add(segment);
-    dataset.cost.add(segment);
+  }
+  if (rows) {
+    Accumulators recomputed = rows->take();
+    const RecordLevel level = RoutingReader(run.folder / run.segments.front().file).level();
+    take_unrecorded(recomputed, dataset.accumulators, level);
+    dataset.accumulators = std::move(recomputed);
   }
   dataset.accumulators.reduce_to_root(comm);
   dataset.ranks.reduce_to_root(comm);
@@ -257,7 +332,7 @@ Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const 
       part.model = RoutingReader(run.folder / run.segments.front().file).model();
       for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus)
         part.datasets.push_back(reduce_corpus(
-            run, corpus, part.model, options.recompute,
+            run, corpus, part.model, options,
             [&] {
               if (comm.rank() == 0) on_segment(++done, n_segments);
             },

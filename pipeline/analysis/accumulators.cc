@@ -425,9 +425,15 @@ Moments Moments::of(std::span<const float> values) {
     squares += d * d;
   }
   m.m2 = squares;
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  m.min = static_cast<double>(*low);
-  m.max = static_cast<double>(*high);
+  float low = values[0];
+  float high = values[0];
+#pragma omp simd reduction(min : low) reduction(max : high)
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    low = std::min(low, values[i]);
+    high = std::max(high, values[i]);
+  }
+  m.min = static_cast<double>(low);
+  m.max = static_cast<double>(high);
   return m;
 }
 
@@ -543,14 +549,18 @@ std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, c
 }
 
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
-                                      const AccumulatorShape& shape) {
+                                      const AccumulatorShape& shape, bool whole) {
   const TableIndex index(tables, root);
+  const auto wanted = [&](const std::string& path) { return whole || index.find(path) != nullptr; };
   std::vector<Accumulators> datasets(index.at("/totals/tokens").size(), Accumulators(shape));
   if (datasets.empty()) return datasets;
-  for (const auto& field : count_fields()) read_field(index, field, datasets);
-  for (const auto& field : sum_fields()) read_field(index, field, datasets);
-  for (const auto& field : moment_fields()) read_moments(index, field, datasets);
-  read_paths(index, datasets);
+  for (const auto& field : count_fields())
+    if (wanted(field.path)) read_field(index, field, datasets);
+  for (const auto& field : sum_fields())
+    if (wanted(field.path)) read_field(index, field, datasets);
+  for (const auto& field : moment_fields())
+    if (wanted(std::string(field.path) + "/n")) read_moments(index, field, datasets);
+  if (wanted("/paths/count")) read_paths(index, datasets);
   for (std::size_t which = 0; which < kTokenTables; ++which) {
     read_sparse(index, token_field(which, shape), datasets,
                 [which](Accumulators& a) -> SparseCounts& { return a.token_tables[which]; });

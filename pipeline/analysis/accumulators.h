@@ -117,8 +117,8 @@ struct Accumulators {
 /// in stats.h5).
 std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, const std::string& root);
 /// The inverse, for all datasets of such tables (others are ignored). Throws Error naming a table that is missing or
-/// has the wrong shape.
+/// has the wrong shape; with `whole` false a missing one leaves its field as it is when nothing was counted.
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
-                                      const AccumulatorShape& shape);
+                                      const AccumulatorShape& shape, bool whole = true);
 
 }  // namespace switchyard

@@ -33,7 +33,7 @@ void Cost::add(const RoutingReader& segment) {
     flops = std::numeric_limits<double>::quiet_NaN();
     return;
   }
-  const Table seconds_table = segment.read("/dispatch/seconds");
+  const Table seconds_table = segment.read_bare("/dispatch/seconds");
   const auto& of_phases = std::get<std::vector<float>>(seconds_table.values);
   const std::size_t n_steps = seconds_table.shape[0];
   const std::size_t n_ranks = seconds_table.shape[1];
@@ -47,13 +47,13 @@ void Cost::add(const RoutingReader& segment) {
     seconds += slowest;
     rank_seconds += slowest * static_cast<double>(n_ranks);
   }
-  const Table tokens_table = segment.read("/dispatch/step_tokens");
+  const Table tokens_table = segment.read_bare("/dispatch/step_tokens");
   for (const std::uint32_t n : std::get<std::vector<std::uint32_t>>(tokens_table.values)) tokens += n;
   if (!segment.contains("/dispatch/flops")) {
     flops = std::numeric_limits<double>::quiet_NaN();
     return;
   }
-  const Table flops_table = segment.read("/dispatch/flops");
+  const Table flops_table = segment.read_bare("/dispatch/flops");
   for (const double f : std::get<std::vector<double>>(flops_table.values)) flops += f;
 }
 

@@ -31,11 +31,12 @@ std::span<const float> included_values(const TokenView& tokens, std::span<const 
   return kept;
 }
 
+/// Without a branch, which could not be foreseen.
 bool intersect(const std::uint16_t* a, const std::uint16_t* b, std::size_t k) {
+  bool common = false;
   for (std::size_t i = 0; i < k; ++i)
-    for (std::size_t j = 0; j < k; ++j)
-      if (a[i] == b[j]) return true;
-  return false;
+    for (std::size_t j = 0; j < k; ++j) common |= a[i] == b[j];
+  return common;
 }
 
 /// Of a token table.
@@ -74,7 +75,41 @@ SparseCounts take_tables(std::vector<std::vector<std::uint32_t>>& tables, const 
   return taken;
 }
 
+/// From pairs of a choice and a later one: pairs both ways, and the experts' slots on the diagonal.
+void complete_coactivation(Accumulators& sums) {
+  const auto n_experts = static_cast<std::size_t>(sums.shape.experts);
+  for (int l = 0; l < sums.shape.layers; ++l) {
+    std::uint64_t* table = sums.coactivation.data() + static_cast<std::size_t>(l) * n_experts * n_experts;
+    const std::vector<std::uint64_t> slots = sums.layer_counts(l);
+    for (std::size_t a = 0; a < n_experts; ++a) {
+      table[a * n_experts + a] = slots[a];
+      for (std::size_t b = 0; b < a; ++b)
+        table[a * n_experts + b] = table[b * n_experts + a] += table[a * n_experts + b];
+    }
+  }
+}
+
 }  // namespace
+
+/// Tokens of one position bucket and one group of documents, behind the run before: what these say of a token is looked
+/// up once for the run.
+struct LiveAccumulators::Run {
+  std::size_t end = 0;
+  std::size_t bucket = 0;
+  std::size_t group = 0;
+};
+
+std::vector<LiveAccumulators::Run> LiveAccumulators::runs_of(const TokenView& tokens) {
+  std::vector<Run> runs;
+  for (std::size_t t = 0; t < tokens.token.size(); ++t) {
+    const auto bucket = std::min<std::size_t>(kPositionBuckets - 1,
+                                              static_cast<std::size_t>(std::bit_width(tokens.position[t] + 1U)) - 1);
+    if (runs.empty() || runs.back().bucket != bucket || runs.back().group != tokens.group[t])
+      runs.push_back({t, bucket, tokens.group[t]});
+    runs.back().end = t + 1;
+  }
+  return runs;
+}
 
 std::vector<std::uint8_t> included_tokens(std::span<const std::uint32_t> ids, std::span<const std::uint8_t> excluded) {
   std::vector<std::uint8_t> included;
@@ -137,12 +172,13 @@ void LiveAccumulators::clear() {
 }
 
 void LiveAccumulators::observe(const TokenView& tokens) {
+  const std::vector<Run> runs = runs_of(tokens);
   // Layers touch disjoint counters, so they need no locks and the result does not depend on the number of threads; one
   // more task sees what is of no layer.
 #pragma omp parallel for schedule(dynamic, 1)
   for (int task = 0; task <= shape_.layers; ++task) {
     if (task < shape_.layers) {
-      observe_layer(tokens, task);
+      observe_layer(tokens, runs, task);
     } else {
       observe_tokens(tokens);
       if (shape_.layers > 0) observe_paths(tokens);
@@ -165,75 +201,163 @@ void LiveAccumulators::observe_tokens(const TokenView& tokens) {
   sums_.loss[0].merge(Moments::of(losses));
 }
 
-void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
+/// One layer's counters while n tokens are counted into them. Each loop touches one table, so that it stays in the
+/// cache. TopK: the number of choices, or 0 for any.
+template <std::size_t TopK>
+class LiveAccumulators::LayerCounter {
+ public:
+  LayerCounter(LiveAccumulators& live, const TokenView& tokens, std::size_t layer)
+      : live_(live),
+        sums_(live.sums_),
+        tokens_(tokens),
+        layer_(layer),
+        n_(tokens.token.size()),
+        k_(TopK > 0 ? TopK : static_cast<std::size_t>(live.shape_.top_k)),
+        n_experts_(static_cast<std::size_t>(live.shape_.experts)),
+        experts_(tokens.layers[layer].expert.data()) {}
+
+  void count_slots(std::span<const Run> runs);
+  void count_pairs();
+  void count_tokens();
+  void count_flow();
+  void count_repetition();
+  void sum_weights();
+
+ private:
+  /// visit(t, choices of token t) for the included tokens from `first` on.
+  template <typename F>
+  void for_each(std::size_t first, std::size_t end, F visit) const {
+    for (std::size_t t = first; t < end; ++t)
+      if (is_included(tokens_, t)) visit(t, experts_ + t * k_);
+  }
+
+  LiveAccumulators& live_;
+  Accumulators& sums_;
+  const TokenView& tokens_;
+  const std::size_t layer_, n_, k_, n_experts_;
+  const std::uint16_t* const experts_;
+};
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_slots(std::span<const Run> runs) {
+  std::uint64_t* const slot_count = sums_.slot_count.data() + layer_ * k_ * n_experts_;
+  std::uint64_t* const position_count = sums_.position_count.data() + layer_ * kPositionBuckets * n_experts_;
+  std::uint32_t* const groups = live_.dense_groups_[layer_].data();
+  std::vector<std::uint32_t> of_run(k_ * n_experts_);
+  std::size_t begin = 0;
+  for (const Run& run : runs) {
+    for_each(begin, run.end, [&](std::size_t, const std::uint16_t* expert) {
+      for (std::size_t j = 0; j < k_; ++j) ++of_run[j * n_experts_ + expert[j]];
+    });
+    for (std::size_t j = 0; j < k_; ++j)
+      for (std::size_t e = 0; e < n_experts_; ++e) {
+        const std::uint32_t count = std::exchange(of_run[j * n_experts_ + e], 0);
+        slot_count[j * n_experts_ + e] += count;
+        position_count[run.bucket * n_experts_ + e] += count;
+        groups[run.group * n_experts_ + e] += count;
+      }
+    begin = run.end;
+  }
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_pairs() {
+  std::uint64_t* const coactivation = sums_.coactivation.data() + layer_ * n_experts_ * n_experts_;
+  for_each(0, n_, [&](std::size_t, const std::uint16_t* expert) {
+    for (std::size_t i = 0; i < k_; ++i)
+      for (std::size_t j = i + 1; j < k_; ++j) ++coactivation[expert[i] * n_experts_ + expert[j]];
+  });
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_tokens() {
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    const auto count = [&](auto add) {
+      for_each(0, n_, [&](std::size_t t, const std::uint16_t* expert) {
+        std::int64_t id = tokens_.target[t];
+        if (which != static_cast<std::size_t>(TokenTable::target))
+          id = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token[t] : tokens_.predicted[t];
+        if (id < 0) return;
+        for (std::size_t j = 0; j < k_; ++j) add(static_cast<std::size_t>(id) * n_experts_ + expert[j]);
+      });
+    };
+    if (!live_.dense_[which].empty())
+      count([table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; });
+    else if (!live_.frequent_[which].empty())
+      count([&table = live_.frequent_[which][layer_]](std::size_t cell) { table.add(cell); });
+  }
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_flow() {
+  if (layer_ == 0) return;
+  std::uint64_t* const flow = sums_.flow.data() + (layer_ - 1) * n_experts_ * n_experts_;
+  std::uint64_t* const flow_top1 = sums_.flow_top1.data() + (layer_ - 1) * n_experts_ * n_experts_;
+  const std::uint16_t* const previous = tokens_.layers[layer_ - 1].expert.data();
+  for_each(0, n_, [&](std::size_t t, const std::uint16_t* to) {
+    const std::uint16_t* from = previous + t * k_;
+    ++flow_top1[from[0] * n_experts_ + to[0]];
+    for (std::size_t i = 0; i < k_; ++i)
+      for (std::size_t j = 0; j < k_; ++j) ++flow[from[i] * n_experts_ + to[j]];
+  });
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_repetition() {
+  std::uint64_t top1 = 0;
+  std::uint64_t any = 0;
+  for_each(1, n_, [&](std::size_t t, const std::uint16_t* expert) {
+    if (tokens_.position[t] == 0 || !is_included(tokens_, t - 1)) return;
+    top1 += expert[0] == *(expert - k_) ? 1 : 0;
+    any += intersect(expert, expert - k_, k_) ? 1 : 0;
+  });
+  sums_.repeat_top1[layer_] += top1;
+  sums_.repeat_any[layer_] += any;
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::sum_weights() {
+  const std::span<const float> weights = tokens_.layers[layer_].weight;
+  double* const weight_sum = sums_.weight_sum.data() + layer_ * k_ * n_experts_;
+  std::uint64_t* const histogram = sums_.weight_histogram.data() + layer_ * k_ * kHistogramBins;
+  for_each(0, n_, [&](std::size_t t, const std::uint16_t* expert) {
+    for (std::size_t j = 0; j < k_; ++j) {
+      const float weight = weights[t * k_ + j];
+      weight_sum[j * n_experts_ + expert[j]] += static_cast<double>(weight);
+      Histogram(histogram + j * kHistogramBins, 1.0).add(weight);
+    }
+  });
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::count_choices(const TokenView& tokens, std::span<const Run> runs, std::size_t layer) {
+  LayerCounter<TopK> counter(*this, tokens, layer);
+  counter.count_slots(runs);
+  counter.count_pairs();
+  counter.count_tokens();
+  counter.count_flow();
+  counter.count_repetition();
+  counter.sum_weights();
+}
+
+void LiveAccumulators::observe_layer(const TokenView& tokens, std::span<const Run> runs, int layer) {
   const LayerView& view = tokens.layers[static_cast<std::size_t>(layer)];
   const auto l = static_cast<std::size_t>(layer);
-  const auto k = static_cast<std::size_t>(shape_.top_k);
   const auto n_experts = static_cast<std::size_t>(shape_.experts);
-  const std::size_t n = tokens.token.size();
-  const std::uint16_t* previous = layer > 0 ? tokens.layers[l - 1].expert.data() : nullptr;
+  // The usual numbers of choices have loops of a fixed length.
+  switch (shape_.top_k) {
+    case 2:
+      count_choices<2>(tokens, runs, l);
+      break;
+    case 8:
+      count_choices<8>(tokens, runs, l);
+      break;
+    default:
+      count_choices<0>(tokens, runs, l);
+  }
 
-  // Counters that layers keep side by side are summed here first: threads must not share a cache line in the loop.
-  std::uint64_t repeat_top1 = 0;
-  std::uint64_t repeat_any = 0;
   std::uint64_t confident = 0;
   double z_sum = 0;
-  std::uint64_t* slot_count = sums_.slot_count.data() + l * k * n_experts;
-  double* weight_sum = sums_.weight_sum.data() + l * k * n_experts;
-  std::uint64_t* position_count = sums_.position_count.data() + l * kPositionBuckets * n_experts;
-  std::uint64_t* coactivation = sums_.coactivation.data() + l * n_experts * n_experts;
-  std::uint64_t* flow = layer > 0 ? sums_.flow.data() + (l - 1) * n_experts * n_experts : nullptr;
-  std::uint64_t* flow_top1 = layer > 0 ? sums_.flow_top1.data() + (l - 1) * n_experts * n_experts : nullptr;
-  std::vector<Histogram> weight_histogram;
-  for (std::size_t j = 0; j < k; ++j)
-    weight_histogram.emplace_back(sums_.weight_histogram.data() + (l * k + j) * kHistogramBins, 1.0);
-  std::array<std::uint32_t*, kTokenTables> table{};
-  std::array<FrequentCells*, kTokenTables> frequent{};
-  for (std::size_t which = 0; which < kTokenTables; ++which) {
-    table[which] = dense_[which].empty() ? nullptr : dense_[which][l].data();
-    frequent[which] = frequent_[which].empty() ? nullptr : &frequent_[which][l];
-  }
-  std::uint32_t* const groups = dense_groups_[l].data();
-
-  for (std::size_t t = 0; t < n; ++t) {
-    if (!is_included(tokens, t)) continue;
-    const std::uint16_t* expert = view.expert.data() + t * k;
-    const auto bucket = std::min<std::size_t>(kPositionBuckets - 1,
-                                              static_cast<std::size_t>(std::bit_width(tokens.position[t] + 1U)) - 1);
-    for (std::size_t j = 0; j < k; ++j) {
-      const std::size_t e = expert[j];
-      ++slot_count[j * n_experts + e];
-      weight_sum[j * n_experts + e] += static_cast<double>(view.weight[t * k + j]);
-      weight_histogram[j].add(view.weight[t * k + j]);
-      ++position_count[bucket * n_experts + e];
-      for (std::size_t i = 0; i < k; ++i) ++coactivation[e * n_experts + expert[i]];
-    }
-    std::uint32_t* group = groups + tokens.group[t] * n_experts;
-    for (std::size_t j = 0; j < k; ++j) ++group[expert[j]];
-    const std::array<std::int64_t, kTokenTables> token = {tokens.token[t], tokens.target[t],
-                                                          static_cast<std::int64_t>(tokens.predicted[t])};
-    for (std::size_t which = 0; which < kTokenTables; ++which) {
-      if (token[which] < 0) continue;
-      const std::size_t row = static_cast<std::size_t>(token[which]) * n_experts;
-      if (table[which] != nullptr)
-        for (std::size_t j = 0; j < k; ++j) ++table[which][row + expert[j]];
-      else if (frequent[which] != nullptr)
-        for (std::size_t j = 0; j < k; ++j) frequent[which]->add(row + expert[j]);
-    }
-    if (previous != nullptr) {
-      const std::uint16_t* from = previous + t * k;
-      ++flow_top1[from[0] * n_experts + expert[0]];
-      for (std::size_t i = 0; i < k; ++i)
-        for (std::size_t j = 0; j < k; ++j) ++flow[from[i] * n_experts + expert[j]];
-    }
-    if (t > 0 && tokens.position[t] > 0 && is_included(tokens, t - 1)) {
-      repeat_top1 += expert[0] == expert[-static_cast<std::ptrdiff_t>(k)] ? 1 : 0;
-      repeat_any += intersect(expert, expert - k, k) ? 1 : 0;
-    }
-  }
-  sums_.repeat_top1[l] += repeat_top1;
-  sums_.repeat_any[l] += repeat_any;
-
   const auto spread = [&](std::span<const float> values, std::vector<Moments>& moments, std::uint64_t* bins,
                           double high) {
     if (values.empty()) return;
@@ -271,6 +395,7 @@ void LiveAccumulators::observe_paths(const TokenView& tokens) {
 
 Accumulators LiveAccumulators::take(const Communicator& comm) {
   Accumulators taken = std::exchange(sums_, Accumulators(shape_));
+  complete_coactivation(taken);
   const std::uint64_t layer_cells =
       static_cast<std::uint64_t>(shape_.vocabulary) * static_cast<std::uint64_t>(shape_.experts);
   for (std::size_t which = 0; which < kTokenTables; ++which)

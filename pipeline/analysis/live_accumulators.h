@@ -71,13 +71,20 @@ class LiveAccumulators {
   static std::uint64_t table_bytes(const AccumulatorShape& shape, TokenTableChoice tables);
 
  private:
+  struct Run;
+  template <std::size_t TopK>
+  class LayerCounter;
+  static std::vector<Run> runs_of(const TokenView& tokens);
   void observe_tokens(const TokenView& tokens);
-  void observe_layer(const TokenView& tokens, int layer);
+  void observe_layer(const TokenView& tokens, std::span<const Run> runs, int layer);
+  // TopK: shape_.top_k, or 0 for any.
+  template <std::size_t TopK>
+  void count_choices(const TokenView& tokens, std::span<const Run> runs, std::size_t layer);
   void observe_paths(const TokenView& tokens);
 
   AccumulatorShape shape_;
   TokenTableChoice choice_;
-  Accumulators sums_;
+  Accumulators sums_;  // coactivation: pairs of a choice and a later one, until they are taken
   // [L][V, E] each, or [L] summaries where not all cells are kept, and [L][kDocumentGroups, E]; u32 because a segment
   // has fewer than 2^32 tokens.
   std::array<std::vector<std::vector<std::uint32_t>>, kTokenTables> dense_;
