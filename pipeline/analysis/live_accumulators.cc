@@ -212,7 +212,7 @@ class LiveAccumulators::LayerCounter {
         tokens_(tokens),
         layer_(layer),
         n_(tokens.token.size()),
-        k_(TopK > 0 ? TopK : static_cast<std::size_t>(live.shape_.top_k)),
+        k_(static_cast<std::size_t>(live.shape_.top_k)),
         n_experts_(static_cast<std::size_t>(live.shape_.experts)),
         experts_(tokens.layers[layer].expert.data()) {}
 
@@ -224,12 +224,17 @@ class LiveAccumulators::LayerCounter {
   void sum_weights();
 
  private:
-  /// visit(t, choices of token t) for the included tokens from `first` on.
+  /// visit(t, choices of token t) for the included tokens from `first` on. What it and visit need is held in locals:
+  /// counters may be anywhere, so that members would be loaded again behind each of them.
   template <typename F>
   void for_each(std::size_t first, std::size_t end, F visit) const {
+    const std::uint16_t* const experts = experts_;
+    const std::uint8_t* const included = tokens_.included.empty() ? nullptr : tokens_.included.data();
+    const std::size_t k = top_k();
     for (std::size_t t = first; t < end; ++t)
-      if (is_included(tokens_, t)) visit(t, experts_ + t * k_);
+      if (included == nullptr || included[t] != 0) visit(t, experts + t * k);
   }
+  std::size_t top_k() const { return TopK > 0 ? TopK : k_; }
 
   LiveAccumulators& live_;
   Accumulators& sums_;
@@ -240,21 +245,23 @@ class LiveAccumulators::LayerCounter {
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::count_slots(std::span<const Run> runs) {
-  std::uint64_t* const slot_count = sums_.slot_count.data() + layer_ * k_ * n_experts_;
-  std::uint64_t* const position_count = sums_.position_count.data() + layer_ * kPositionBuckets * n_experts_;
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  std::uint64_t* const slot_count = sums_.slot_count.data() + layer_ * k * n_experts;
+  std::uint64_t* const position_count = sums_.position_count.data() + layer_ * kPositionBuckets * n_experts;
   std::uint32_t* const groups = live_.dense_groups_[layer_].data();
-  std::vector<std::uint32_t> of_run(k_ * n_experts_);
+  std::vector<std::uint32_t> of_run(k * n_experts);
   std::size_t begin = 0;
   for (const Run& run : runs) {
     for_each(begin, run.end, [&](std::size_t, const std::uint16_t* expert) {
-      for (std::size_t j = 0; j < k_; ++j) ++of_run[j * n_experts_ + expert[j]];
+      for (std::size_t j = 0; j < k; ++j) ++of_run[j * n_experts + expert[j]];
     });
-    for (std::size_t j = 0; j < k_; ++j)
-      for (std::size_t e = 0; e < n_experts_; ++e) {
-        const std::uint32_t count = std::exchange(of_run[j * n_experts_ + e], 0);
-        slot_count[j * n_experts_ + e] += count;
-        position_count[run.bucket * n_experts_ + e] += count;
-        groups[run.group * n_experts_ + e] += count;
+    for (std::size_t j = 0; j < k; ++j)
+      for (std::size_t e = 0; e < n_experts; ++e) {
+        const std::uint32_t count = std::exchange(of_run[j * n_experts + e], 0);
+        slot_count[j * n_experts + e] += count;
+        position_count[run.bucket * n_experts + e] += count;
+        groups[run.group * n_experts + e] += count;
       }
     begin = run.end;
   }
@@ -262,54 +269,66 @@ void LiveAccumulators::LayerCounter<TopK>::count_slots(std::span<const Run> runs
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::count_pairs() {
-  std::uint64_t* const coactivation = sums_.coactivation.data() + layer_ * n_experts_ * n_experts_;
-  for_each(0, n_, [&](std::size_t, const std::uint16_t* expert) {
-    for (std::size_t i = 0; i < k_; ++i)
-      for (std::size_t j = i + 1; j < k_; ++j) ++coactivation[expert[i] * n_experts_ + expert[j]];
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  std::uint64_t* const coactivation = sums_.coactivation.data() + layer_ * n_experts * n_experts;
+  for_each(0, n_, [=](std::size_t, const std::uint16_t* expert) {
+    for (std::size_t i = 0; i < k; ++i)
+      for (std::size_t j = i + 1; j < k; ++j) ++coactivation[expert[i] * n_experts + expert[j]];
   });
 }
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::count_tokens() {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
   for (std::size_t which = 0; which < kTokenTables; ++which) {
     const auto count = [&](auto add) {
-      for_each(0, n_, [&](std::size_t t, const std::uint16_t* expert) {
-        std::int64_t id = tokens_.target[t];
-        if (which != static_cast<std::size_t>(TokenTable::target))
-          id = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token[t] : tokens_.predicted[t];
-        if (id < 0) return;
-        for (std::size_t j = 0; j < k_; ++j) add(static_cast<std::size_t>(id) * n_experts_ + expert[j]);
-      });
+      const auto add_choices = [=](std::size_t id, const std::uint16_t* expert) {
+        for (std::size_t j = 0; j < k; ++j) add(id * n_experts + expert[j]);
+      };
+      if (which == static_cast<std::size_t>(TokenTable::target)) {
+        for_each(0, n_, [=, target = tokens_.target.data()](std::size_t t, const std::uint16_t* expert) {
+          if (target[t] >= 0) add_choices(static_cast<std::size_t>(target[t]), expert);
+        });
+      } else {
+        const auto ids = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token : tokens_.predicted;
+        for_each(0, n_,
+                 [=, id = ids.data()](std::size_t t, const std::uint16_t* expert) { add_choices(id[t], expert); });
+      }
     };
     if (!live_.dense_[which].empty())
       count([table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; });
     else if (!live_.frequent_[which].empty())
-      count([&table = live_.frequent_[which][layer_]](std::size_t cell) { table.add(cell); });
+      count([table = &live_.frequent_[which][layer_]](std::size_t cell) { table->add(cell); });
   }
 }
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::count_flow() {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
   if (layer_ == 0) return;
-  std::uint64_t* const flow = sums_.flow.data() + (layer_ - 1) * n_experts_ * n_experts_;
-  std::uint64_t* const flow_top1 = sums_.flow_top1.data() + (layer_ - 1) * n_experts_ * n_experts_;
+  std::uint64_t* const flow = sums_.flow.data() + (layer_ - 1) * n_experts * n_experts;
+  std::uint64_t* const flow_top1 = sums_.flow_top1.data() + (layer_ - 1) * n_experts * n_experts;
   const std::uint16_t* const previous = tokens_.layers[layer_ - 1].expert.data();
-  for_each(0, n_, [&](std::size_t t, const std::uint16_t* to) {
-    const std::uint16_t* from = previous + t * k_;
-    ++flow_top1[from[0] * n_experts_ + to[0]];
-    for (std::size_t i = 0; i < k_; ++i)
-      for (std::size_t j = 0; j < k_; ++j) ++flow[from[i] * n_experts_ + to[j]];
+  for_each(0, n_, [=](std::size_t t, const std::uint16_t* to) {
+    const std::uint16_t* from = previous + t * k;
+    ++flow_top1[from[0] * n_experts + to[0]];
+    for (std::size_t i = 0; i < k; ++i)
+      for (std::size_t j = 0; j < k; ++j) ++flow[from[i] * n_experts + to[j]];
   });
 }
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::count_repetition() {
+  const std::size_t k = top_k();
   std::uint64_t top1 = 0;
   std::uint64_t any = 0;
   for_each(1, n_, [&](std::size_t t, const std::uint16_t* expert) {
     if (tokens_.position[t] == 0 || !is_included(tokens_, t - 1)) return;
-    top1 += expert[0] == *(expert - k_) ? 1 : 0;
-    any += intersect(expert, expert - k_, k_) ? 1 : 0;
+    top1 += expert[0] == *(expert - k) ? 1 : 0;
+    any += intersect(expert, expert - k, k) ? 1 : 0;
   });
   sums_.repeat_top1[layer_] += top1;
   sums_.repeat_any[layer_] += any;
@@ -317,13 +336,15 @@ void LiveAccumulators::LayerCounter<TopK>::count_repetition() {
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::sum_weights() {
-  const std::span<const float> weights = tokens_.layers[layer_].weight;
-  double* const weight_sum = sums_.weight_sum.data() + layer_ * k_ * n_experts_;
-  std::uint64_t* const histogram = sums_.weight_histogram.data() + layer_ * k_ * kHistogramBins;
-  for_each(0, n_, [&](std::size_t t, const std::uint16_t* expert) {
-    for (std::size_t j = 0; j < k_; ++j) {
-      const float weight = weights[t * k_ + j];
-      weight_sum[j * n_experts_ + expert[j]] += static_cast<double>(weight);
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  const float* const weights = tokens_.layers[layer_].weight.data();
+  double* const weight_sum = sums_.weight_sum.data() + layer_ * k * n_experts;
+  std::uint64_t* const histogram = sums_.weight_histogram.data() + layer_ * k * kHistogramBins;
+  for_each(0, n_, [=](std::size_t t, const std::uint16_t* expert) {
+    for (std::size_t j = 0; j < k; ++j) {
+      const float weight = weights[t * k + j];
+      weight_sum[j * n_experts + expert[j]] += static_cast<double>(weight);
       Histogram(histogram + j * kHistogramBins, 1.0).add(weight);
     }
   });
