@@ -13,6 +13,7 @@ using Arguments = std::vector<std::string>;
 int run_route(const Arguments& arguments);
 int run_reduce(const Arguments& arguments);
 int run_compare(const Arguments& arguments);
+int run_report(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_tokens(const Arguments& arguments);
 int run_synth(const Arguments& arguments);

@@ -1,9 +1,6 @@
-#include "pipeline/analysis/compare.h"
-
 #include <omp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -12,12 +9,14 @@
 
 #include "io/routing_reader.h"
 #include "jobs/command.h"
+#include "jobs/compare_options.h"
 #include "jobs/format.h"
 #include "jobs/machine.h"
 #include "jobs/options.h"
 #include "jobs/stats_output.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/compare_pairs.h"
 #include "pipeline/analysis/saturation.h"
 
 namespace switchyard {
@@ -43,71 +42,11 @@ OptionParser make_parser() {
       "stats.h5 of route or reduce, or the folder of a run; also without --stats");
   add("output,o", po::value<std::string>()->value_name("FILE"), "write every figure as HDF5");
   add("csv", po::value<std::string>()->value_name("DIR"), "write every table as CSV");
-  add("bootstrap", po::value<int>()->default_value(1000), "resamples behind an interval");
-  add("permutations", po::value<int>()->default_value(1000),
-      "permutations behind a p-value, which is at least 1 / (1 + N)");
-  add("confidence", po::value<double>()->default_value(0.95), "of the intervals");
-  add("seed", po::value<std::uint64_t>()->default_value(0), "the same seed gives the same figures");
+  add_compare_options(parser);
   add("threads", po::value<int>()->value_name("N"), "threads of each rank (default: the CPUs it may use)");
   add("quiet", po::bool_switch(), "no progress, no summary");
   parser.positional("stats", -1);
   return parser;
-}
-
-CompareOptions compare_options(const OptionParser& parser) {
-  const CompareOptions options{.bootstrap = parser.get<int>("bootstrap"),
-                               .permutations = parser.get<int>("permutations"),
-                               .confidence = parser.get<double>("confidence"),
-                               .seed = parser.get<std::uint64_t>("seed")};
-  for (const auto& [name, value] :
-       {std::pair("--bootstrap", options.bootstrap), {"--permutations", options.permutations}})
-    if (value < 20) throw UsageError("is " + std::to_string(value), name, "give at least 20; 1000 is usual");
-  if (!(options.confidence > 0 && options.confidence < 1))
-    throw UsageError("is " + std::to_string(options.confidence), "--confidence", "give a number between 0 and 1");
-  return options;
-}
-
-/// Collective: pairs are dealt to ranks in turn; rank 0 gets them all, in order.
-std::vector<PairDistances> compare_all(const std::vector<GroupedSlots>& datasets, const CompareOptions& options,
-                                       bool show, const Communicator& comm) {
-  const auto rank = static_cast<std::size_t>(comm.rank());
-  const auto n_ranks = static_cast<std::size_t>(comm.size());
-  const auto n_layers = static_cast<std::size_t>(datasets.front().layers);
-  const std::size_t n_pairs = datasets.size() * (datasets.size() - 1) / 2;
-  const auto start = std::chrono::steady_clock::now();
-
-  std::vector<std::vector<float>> usage(datasets.size());
-  const auto usage_of = [&](std::size_t d) -> const std::vector<float>& {
-    if (usage[d].empty()) usage[d] = bootstrap_usage(datasets[d], options);
-    return usage[d];
-  };
-  std::vector<Distance> mine;  // [my pairs][2][L]
-  std::size_t pair = 0;
-  for (std::size_t i = 0; i < datasets.size(); ++i)
-    for (std::size_t j = i + 1; j < datasets.size(); ++j, ++pair) {
-      if (pair % n_ranks != rank) continue;
-      const PairDistances distances = compare_pair(datasets[i], datasets[j], usage_of(i), usage_of(j), options);
-      mine.insert(mine.end(), distances.jensen_shannon.begin(), distances.jensen_shannon.end());
-      mine.insert(mine.end(), distances.total_variation.begin(), distances.total_variation.end());
-      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      if (show && n_pairs > 1 && seconds > 2)
-        std::cerr << "pair " << pair + 1 << " of " << n_pairs << ", ETA "
-                  << as_duration(seconds * static_cast<double>(n_pairs - pair - 1) / static_cast<double>(pair + 1))
-                  << "\n";
-    }
-  const std::vector<Distance> all = comm.gather_v<Distance>(mine);
-  std::vector<PairDistances> pairs;
-  if (comm.rank() != 0) return pairs;
-  // Rank r's pairs are r, r + R, ...: where its run of distances begins.
-  std::vector<std::size_t> next(n_ranks, 0);
-  for (std::size_t r = 1; r < n_ranks; ++r) next[r] = next[r - 1] + (n_pairs + n_ranks - r) / n_ranks * 2 * n_layers;
-  for (std::size_t p = 0; p < n_pairs; ++p) {
-    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(next[p % n_ranks]);
-    const auto middle = begin + static_cast<std::ptrdiff_t>(n_layers);
-    pairs.push_back({{begin, middle}, {middle, middle + static_cast<std::ptrdiff_t>(n_layers)}});
-    next[p % n_ranks] += 2 * n_layers;
-  }
-  return pairs;
 }
 
 void print_pairs(const std::vector<GroupedSlots>& datasets, const std::vector<PairDistances>& pairs,
@@ -179,7 +118,7 @@ int run_compare(const Arguments& arguments) {
     throw Error("is of a dense model, which routes nothing", words.front(),
                 "compare runs of a mixture-of-experts model");
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
-  const std::vector<PairDistances> pairs = compare_all(datasets, options, show, comm);
+  const std::vector<PairDistances> pairs = compare_pairs(datasets, options, pair_progress(show), comm);
   std::vector<Saturation> saturation;
   if (are_two_records(words))
     saturation = router_saturation(std::filesystem::path(words[0]) / "routing.h5",

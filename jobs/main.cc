@@ -16,10 +16,11 @@ struct Subcommand {
   std::string_view about;
 };
 
-constexpr std::array<Subcommand, 7> kSubcommands = {{
+constexpr std::array<Subcommand, 8> kSubcommands = {{
     {"route", switchyard::run_route, "run a model over corpora and record where every token is sent"},
     {"reduce", switchyard::run_reduce, "turn the records of runs into statistics, stats.h5"},
     {"compare", switchyard::run_compare, "say how datasets differ, with intervals and p-values"},
+    {"report", switchyard::run_report, "draw statistics as one HTML page"},
     {"tokens", switchyard::run_tokens, "look up which tokens an expert gets, or where a token goes"},
     {"inspect", switchyard::run_inspect, "print what a run or a file holds, and check that it is whole"},
     {"synth", switchyard::run_synth, "write a checkpoint of random weights"},

@@ -143,9 +143,10 @@ void Lookup::print_expert(const std::string& place) const {
   const TokenOrder order = by == "lift" ? TokenOrder::lift : TokenOrder::count;
 
   for (const Dataset* dataset : datasets()) {
-    const auto tokens =
-        top_tokens(table_of(*dataset), dataset->accumulators.shape, static_cast<int>(layer - layers.begin()), expert,
-                   order, parser_.get<std::uint64_t>("min-count"), parser_.get<std::size_t>("top"));
+    const auto by_expert =
+        top_tokens(table_of(*dataset), dataset->accumulators.shape, static_cast<int>(layer - layers.begin()), order,
+                   parser_.get<std::uint64_t>("min-count"), parser_.get<std::size_t>("top"));
+    const std::vector<TokenShare>& tokens = by_expert.at(static_cast<std::size_t>(expert));
     std::printf("\n%s: tokens of layer %d's expert %d, by %s\n", dataset->name.c_str(), decoder_layer, expert,
                 by.c_str());
     print_bound(*dataset, static_cast<std::size_t>(layer - layers.begin()));

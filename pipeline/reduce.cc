@@ -270,7 +270,12 @@ Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& mode
   const auto is_mine = [&] {
     return share++ % static_cast<std::uint64_t>(comm.size()) == static_cast<std::uint64_t>(comm.rank());
   };
-  for (std::size_t s = 0; s < run.segments.size(); ++s) {
+  const auto first = static_cast<std::size_t>(
+      std::find(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus) - run.corpus_of_segment.begin());
+  const std::uint64_t first_block = first == 0 || first == run.segments.size()
+                                        ? 0
+                                        : SegmentDetails::parse(run.segments[first - 1].details).next.block;
+  for (std::size_t s = first; s < run.segments.size(); ++s) {
     if (run.corpus_of_segment[s] != corpus) continue;
     on_segment();
     RowPart part{run.folder / run.segments[s].file, {}, 0, 1};
@@ -286,7 +291,7 @@ Dataset reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& mode
       dataset.accumulators.merge(
           rows ? read_unrecorded(segment, dataset.accumulators.shape)
                : from_tables(read_group(segment, "/accumulators"), "/accumulators", dataset.accumulators.shape).at(0));
-      dataset.ranks.add(segment);
+      dataset.ranks.add(segment, first_block);
       dataset.cost.add(segment);
     }
   }

@@ -22,39 +22,31 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
+bool groups_add_up(const Accumulators& a) {
+  const auto experts = static_cast<std::uint64_t>(a.shape.experts);
+  std::vector<std::uint64_t> sums(static_cast<std::size_t>(a.shape.layers) * experts, 0);  // [L, E]
+  for (std::size_t i = 0; i < a.group_counts.cells().size(); ++i) {
+    const std::uint64_t cell = a.group_counts.cells()[i];
+    sums[cell / experts / kDocumentGroups * experts + cell % experts] += a.group_counts.counts()[i];
+  }
+  for (int l = 0; l < a.shape.layers; ++l) {
+    const std::vector<std::uint64_t> counts = a.layer_counts(l);
+    if (!std::equal(counts.begin(), counts.end(), sums.begin() + static_cast<std::ptrdiff_t>(l) * a.shape.experts))
+      return false;
+  }
+  return true;
+}
+
 std::vector<GroupedSlots> datasets_of(const std::filesystem::path& file) {
   const std::vector<Table> tables = read_tables(file, std::string(kStatsFormat));
   const TableIndex index(tables, "", file.string());
   for (const char* path : {"/load/count", "/groups/indptr"})
     static_cast<void>(index.at(path));  // of dense models, of old records
-  const Statistics statistics = from_statistics_tables(tables, file.string());
   std::vector<GroupedSlots> datasets;
-  for (const Dataset& stored : statistics.datasets) {
-    const Accumulators& a = stored.accumulators;
-    GroupedSlots dataset{stored.name, a.shape.layers, a.shape.experts, {}};
-    const auto layers = static_cast<std::size_t>(a.shape.layers);
-    const auto experts = static_cast<std::size_t>(a.shape.experts);
-    std::vector<double> all(kDocumentGroups * dataset.row(), 0);  // [groups, L, E]
-    std::vector<std::uint64_t> sums(dataset.row(), 0);            // [L, E]
-    for (std::size_t i = 0; i < a.group_counts.cells().size(); ++i) {
-      const std::uint64_t cell = a.group_counts.cells()[i];
-      const std::uint64_t layer = cell / experts / kDocumentGroups;
-      const std::uint64_t group = cell / experts % kDocumentGroups;
-      all[(group * layers + layer) * experts + cell % experts] = static_cast<double>(a.group_counts.counts()[i]);
-      sums[layer * experts + cell % experts] += a.group_counts.counts()[i];
-    }
-    for (int l = 0; l < a.shape.layers; ++l) {
-      const std::vector<std::uint64_t> counts = a.layer_counts(l);
-      if (!std::equal(counts.begin(), counts.end(), sums.begin() + static_cast<std::ptrdiff_t>(l) * a.shape.experts))
-        index.fail("/groups", "the groups of dataset " + stored.name + " do not add up to its slots");
-    }
-    for (std::size_t g = 0; g < kDocumentGroups; ++g) {
-      const auto begin = all.begin() + static_cast<std::ptrdiff_t>(g * dataset.row());
-      const auto end = begin + static_cast<std::ptrdiff_t>(dataset.row());
-      if (std::any_of(begin, end, [](double slots) { return slots > 0; }))
-        dataset.slots.insert(dataset.slots.end(), begin, end);
-    }
-    datasets.push_back(std::move(dataset));
+  for (const Dataset& stored : from_statistics_tables(tables, file.string()).datasets) {
+    if (!groups_add_up(stored.accumulators))
+      index.fail("/groups", "the groups of dataset " + stored.name + " do not add up to its slots");
+    datasets.push_back(grouped_slots(stored));
   }
   return datasets;
 }
@@ -154,6 +146,27 @@ std::array<std::vector<std::uint64_t>, 2> permute(const GroupedSlots& a, const G
 }
 
 }  // namespace
+
+GroupedSlots grouped_slots(const Dataset& stored) {
+  const Accumulators& a = stored.accumulators;
+  GroupedSlots dataset{stored.name, a.shape.layers, a.shape.experts, {}};
+  const auto layers = static_cast<std::size_t>(a.shape.layers);
+  const auto experts = static_cast<std::size_t>(a.shape.experts);
+  std::vector<double> all(kDocumentGroups * dataset.row(), 0);  // [groups, L, E]
+  for (std::size_t i = 0; i < a.group_counts.cells().size(); ++i) {
+    const std::uint64_t cell = a.group_counts.cells()[i];
+    const std::uint64_t layer = cell / experts / kDocumentGroups;
+    const std::uint64_t group = cell / experts % kDocumentGroups;
+    all[(group * layers + layer) * experts + cell % experts] = static_cast<double>(a.group_counts.counts()[i]);
+  }
+  for (std::size_t g = 0; g < kDocumentGroups; ++g) {
+    const auto begin = all.begin() + static_cast<std::ptrdiff_t>(g * dataset.row());
+    const auto end = begin + static_cast<std::ptrdiff_t>(dataset.row());
+    if (std::any_of(begin, end, [](double slots) { return slots > 0; }))
+      dataset.slots.insert(dataset.slots.end(), begin, end);
+  }
+  return dataset;
+}
 
 std::vector<GroupedSlots> read_grouped_slots(const std::vector<std::filesystem::path>& files) {
   std::vector<GroupedSlots> datasets;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/hdf5/table.h"
+#include "pipeline/analysis/statistics.h"
 
 namespace switchyard {
 
@@ -20,6 +21,8 @@ struct GroupedSlots {
   std::size_t row() const { return static_cast<std::size_t>(layers) * static_cast<std::size_t>(experts); }
   std::size_t groups() const { return row() == 0 ? 0 : slots.size() / row(); }
 };
+
+GroupedSlots grouped_slots(const Dataset& dataset);
 
 /// The datasets of stats files, in order. A name that occurs in several files is preceded by its file's. Throws Error
 /// for a file that is not there, holds no groups of documents, or is of a model with other layers or experts.

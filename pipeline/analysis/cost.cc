@@ -16,11 +16,9 @@ struct Sum {
   const char* units;
   const char* long_name;
 };
-constexpr std::array<Sum, 3> kSums = {
-    {{"/cost/seconds", &Cost::seconds, "s", "sum over steps of the slowest rank's seconds"},
-     {"/cost/rank_seconds", &Cost::rank_seconds, "s", "the same, each step times its ranks"},
-     {"/cost/flops", &Cost::flops, "FLOP",
-      "floating-point operations of the model's products; NaN when not recorded"}}};
+constexpr std::array<Sum, 3> kSums = {{{"/cost/seconds", &Cost::seconds, "s", "seconds of the slowest rank"},
+                                       {"/cost/rank_seconds", &Cost::rank_seconds, "s", "seconds times ranks"},
+                                       {"/cost/flops", &Cost::flops, "FLOP", "model FLOP"}}};
 
 double phase_total(const Cost& cost) {
   return std::accumulate(cost.phase_seconds.begin(), cost.phase_seconds.end(), 0.0);
@@ -77,29 +75,22 @@ std::vector<Table> cost_tables(const std::vector<const Cost*>& datasets, std::op
       for (const double s : cost->phase_seconds) values.push_back(value_of(*cost, s));
     tables.push_back({path, {"dataset", "phase"}, {n, kPhases}, std::move(values), units, long_name});
   };
-  add("/cost/tokens", "1", "tokens routed, all ranks together", [](const Cost& c) { return c.tokens; });
+  add("/cost/tokens", "1", "tokens routed", [](const Cost& c) { return c.tokens; });
   for (const Sum& sum : kSums) add(sum.path, sum.units, sum.long_name, [&sum](const Cost& c) { return c.*sum.member; });
-  add_phases("/cost/phase_seconds", "s", "seconds of all ranks by phase", [](const Cost&, double s) { return s; });
-  tables.push_back({"/cost/phase_name",
-                    {"phase"},
-                    {kPhases},
-                    std::vector<std::string>(kPhaseNames.begin(), kPhaseNames.end()),
-                    "1",
-                    "names of the phases"});
+  add_phases("/cost/phase_seconds", "s", "seconds of all ranks by phase (/ranks/phase_name)",
+             [](const Cost&, double s) { return s; });
   add_phases("/cost/phase_share", "1", "share of all ranks' seconds by phase",
              [](const Cost& c, double s) { return s / phase_total(c); });
-  add("/cost/record_share", "1", "share of all ranks' seconds that recording took",
+  add("/cost/record_share", "1", "share spent recording",
       [](const Cost& c) { return c.phase_seconds[static_cast<std::size_t>(Phase::record)] / phase_total(c); });
-  add("/cost/tokens_per_second", "1/s", "tokens over seconds",
+  add("/cost/tokens_per_second", "1/s", "tokens per second",
       [](const Cost& c) { return static_cast<double>(c.tokens) / c.seconds; });
-  add("/cost/flops_per_token", "FLOP", "floating-point operations of the model over tokens",
+  add("/cost/flops_per_token", "FLOP", "model FLOP per token",
       [](const Cost& c) { return c.flops / static_cast<double>(c.tokens); });
-  add("/cost/flops_per_second", "FLOP/s", "floating-point operations of the model over seconds, all ranks together",
-      [](const Cost& c) { return c.flops / c.seconds; });
+  add("/cost/flops_per_second", "FLOP/s", "model FLOP per second", [](const Cost& c) { return c.flops / c.seconds; });
   if (!peak_flops) return tables;
-  tables.push_back(
-      {"/cost/peak_flops", {"scalar"}, {1}, std::vector<double>{*peak_flops}, "FLOP/s", "peak of one rank, as given"});
-  add("/cost/peak_share", "1", "floating-point operations of the model over peak_flops times rank_seconds",
+  add("/cost/peak_flops", "FLOP/s", "peak of a rank, as given", [&](const Cost&) { return *peak_flops; });
+  add("/cost/peak_share", "1", "share of the ranks' peak",
       [&](const Cost& c) { return c.flops / (*peak_flops * c.rank_seconds); });
   return tables;
 }
@@ -119,7 +110,9 @@ std::vector<Cost> from_cost_tables(const TableIndex& tables, std::size_t n_datas
 
 std::optional<double> peak_flops_of(const TableIndex& tables) {
   if (tables.find("/cost/peak_flops") == nullptr) return std::nullopt;
-  return tables.values<double>("/cost/peak_flops", 1)[0];
+  const auto& peaks = tables.values<double>("/cost/peak_flops");
+  if (peaks.empty()) return std::nullopt;
+  return peaks[0];
 }
 
 }  // namespace switchyard

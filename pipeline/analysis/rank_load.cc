@@ -15,6 +15,29 @@ std::vector<T> column(const RoutingReader& segment, const std::string& path) {
   return std::get<std::vector<T>>(segment.read(path).values);
 }
 
+/// A matrix of `columns` columns with zeros added to reach n_rows x n_columns.
+std::vector<std::uint64_t> widened(const std::vector<std::uint64_t>& matrix, std::size_t columns, std::size_t n_rows,
+                                   std::size_t n_columns) {
+  std::vector<std::uint64_t> wide(n_rows * n_columns, 0);
+  for (std::size_t i = 0; i < matrix.size(); ++i) wide[i / columns * n_columns + i % columns] = matrix[i];
+  return wide;
+}
+
+/// When each step was: kUnitsPerBlock units for every block, of which its steps take equal parts. Depends on the
+/// blocks alone, so that segments of a restarted run line up.
+std::vector<std::uint64_t> times_of_steps(const std::vector<std::uint64_t>& block, std::uint64_t first_block) {
+  std::vector<std::uint64_t> times(block.size());
+  for (std::size_t begin = 0; begin < block.size();) {
+    std::size_t end = begin;
+    while (end < block.size() && block[end] == block[begin]) ++end;
+    for (std::size_t s = begin; s < end; ++s)
+      times[s] =
+          (block[s] - first_block) * RankLoad::kUnitsPerBlock + (s - begin) * RankLoad::kUnitsPerBlock / (end - begin);
+    begin = end;
+  }
+  return times;
+}
+
 /// The ranks' load of one step and layer.
 std::vector<double> rank_loads(const std::uint32_t* expert_slots, const std::int32_t* placement, std::size_t n_experts,
                                std::size_t n_ranks) {
@@ -39,7 +62,24 @@ RankLoad::RankLoad(int n_layers, int k)
       send_ranks(layer_steps.size() * (static_cast<std::size_t>(k) + 1), 0),
       phase_seconds(kPhases, 0) {}
 
-void RankLoad::add(const RoutingReader& segment) {
+/// For at least so many ranks, and a series that holds times below `units_of_time`.
+void RankLoad::make_room(std::size_t n_ranks, std::uint64_t units_of_time) {
+  if (n_ranks > ranks) {
+    traffic = widened(traffic, ranks, n_ranks, n_ranks);
+    series = widened(series, ranks, kSeriesBins, n_ranks);
+    ranks = n_ranks;
+  }
+  for (; series_units * kSeriesBins < units_of_time; series_units *= 2) {
+    for (std::size_t bin = 0; bin < kSeriesBins; ++bin)
+      for (std::size_t r = 0; r < ranks; ++r) {
+        const std::uint64_t slots = series[bin * ranks + r];
+        series[bin * ranks + r] = 0;
+        series[bin / 2 * ranks + r] += slots;
+      }
+  }
+}
+
+void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
   const Table seconds_table = segment.read("/dispatch/seconds");
   const auto& seconds = std::get<std::vector<float>>(seconds_table.values);
   const std::size_t n_steps = seconds_table.shape[0];
@@ -72,6 +112,9 @@ void RankLoad::add(const RoutingReader& segment) {
   const auto placement = column<std::int32_t>(segment, "/dispatch/placement");
   const std::size_t n_experts = slots_table.shape[2];
   const auto n_layers = static_cast<std::size_t>(layers);
+  const std::vector<std::uint64_t> times =
+      times_of_steps(column<std::uint64_t>(segment, "/dispatch/block"), first_block);
+  make_room(n_ranks, times.empty() ? 0 : times.back() + 1);
   for (std::size_t s = 0; s < n_steps; ++s)
     for (std::size_t l = 0; l < n_layers; ++l) {
       const std::vector<double> load = rank_loads(slots.data() + (s * n_layers + l) * n_experts,
@@ -79,30 +122,35 @@ void RankLoad::add(const RoutingReader& segment) {
       const double mean = std::accumulate(load.begin(), load.end(), 0.0) / static_cast<double>(n_ranks);
       const double largest = *std::max_element(load.begin(), load.end());
       if (largest == 0) continue;
+      std::uint64_t* bin = series.data() + times[s] / series_units * ranks;
+      for (std::size_t r = 0; r < n_ranks; ++r) bin[r] += static_cast<std::uint64_t>(load[r]);
       ++layer_steps[l];
       balancedness_sum[l] += balancedness(load);
       mean_sum[l] += mean;
       max_sum[l] += largest;
       const double imbalance = largest / mean - 1;
-      const auto bin = std::min<std::size_t>(kImbalanceBins - 1,
-                                             static_cast<std::size_t>(imbalance / kImbalanceHigh * kImbalanceBins));
-      ++imbalance_histogram[l * kImbalanceBins + bin];
+      const auto imbalance_bin = std::min<std::size_t>(
+          kImbalanceBins - 1, static_cast<std::size_t>(imbalance / kImbalanceHigh * kImbalanceBins));
+      ++imbalance_histogram[l * kImbalanceBins + imbalance_bin];
       imbalance_max[l] = std::max(imbalance_max[l], imbalance);
     }
   const Table traffic_table = segment.read("/dispatch/traffic");
-  const auto& traffic = std::get<std::vector<std::uint64_t>>(traffic_table.values);
-  for (std::size_t i = 0; i < traffic.size(); ++i) {
+  const auto& sent = std::get<std::vector<std::uint64_t>>(traffic_table.values);
+  for (std::size_t i = 0; i < sent.size(); ++i) {
     const std::size_t expert_rank = i % n_ranks;
     const std::size_t source_rank = i / n_ranks % n_ranks;
     const std::size_t layer = i / (n_ranks * n_ranks) % n_layers;
-    (expert_rank == source_rank ? local_slots : remote_slots)[layer] += traffic[i];
+    (expert_rank == source_rank ? local_slots : remote_slots)[layer] += sent[i];
+    traffic[source_rank * ranks + expert_rank] += sent[i];
   }
   const auto reached = column<std::uint64_t>(segment, "/dispatch/send_ranks");
   for (std::size_t i = 0; i < reached.size(); ++i) send_ranks[i % send_ranks.size()] += reached[i];
 }
 
 void RankLoad::reduce_to_root(const Communicator& comm) {
-  for (auto* counts : {&layer_steps, &imbalance_histogram, &local_slots, &remote_slots, &send_ranks})
+  make_room(static_cast<std::size_t>(comm.max(static_cast<std::int64_t>(ranks))),
+            kSeriesBins * static_cast<std::uint64_t>(comm.max(static_cast<std::int64_t>(series_units))));
+  for (auto* counts : {&layer_steps, &imbalance_histogram, &local_slots, &remote_slots, &send_ranks, &traffic, &series})
     comm.sum_to_root(*counts);
   for (auto* sums : {&balancedness_sum, &mean_sum, &max_sum, &phase_seconds}) comm.sum_to_root(*sums);
   const std::vector<double> all = comm.gather_v<double>(imbalance_max);
@@ -155,6 +203,18 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
   add("row_bytes", {}, {}, "byte", "size of one dispatched row",
       [](const RankLoad& r) { return std::vector<std::uint64_t>{r.row_bytes}; });
   if (n_layers == 0) return tables;
+  std::size_t n_ranks = 0;
+  for (const RankLoad* load : datasets) n_ranks = std::max(n_ranks, load->ranks);
+  if (n_ranks > 0) {
+    add("traffic", {"source_rank", "expert_rank"}, {n_ranks, n_ranks}, "1",
+        "slots of all layers from the rank of their token to the rank of their expert",
+        [=](const RankLoad& r) { return widened(r.traffic, r.ranks, n_ranks, n_ranks); });
+    add("series", {"time_bin", "expert_rank"}, {RankLoad::kSeriesBins, n_ranks}, "1",
+        "slots of all layers by the rank of their expert, over the corpus from its beginning",
+        [=](const RankLoad& r) { return widened(r.series, r.ranks, RankLoad::kSeriesBins, n_ranks); });
+    add("series_units", {}, {}, "1", "units of time in a bin of `series`: the 64 of a block share its steps equally",
+        [](const RankLoad& r) { return std::vector<std::uint64_t>{r.series_units}; });
+  }
   add("layer_steps", {"layer"}, {n_layers}, "1", "steps with at least one slot",
       [](const RankLoad& r) { return r.layer_steps; });
   add("balancedness_sum", {"layer"}, {n_layers}, "1", "sum over steps of (mean + 1e-5) / (max + 1e-5)",
@@ -233,6 +293,11 @@ std::vector<RankLoad> from_rank_tables(const TableIndex& tables, std::size_t n_d
   read("local_slots", &RankLoad::local_slots);
   read("remote_slots", &RankLoad::remote_slots);
   read("send_ranks", &RankLoad::send_ranks);
+  if (tables.find("/ranks/traffic") == nullptr) return datasets;  // no ranks routed them
+  for (RankLoad& load : datasets) load.make_room(tables.at("/ranks/traffic").shape.back(), 0);
+  read("traffic", &RankLoad::traffic);
+  read("series", &RankLoad::series);
+  read_one("series_units", &RankLoad::series_units);
   return datasets;
 }
 

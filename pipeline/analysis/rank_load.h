@@ -17,6 +17,8 @@ namespace switchyard {
 struct RankLoad {
   static constexpr int kImbalanceBins = 512;
   static constexpr double kImbalanceHigh = 8.0;  // larger imbalances count in the last bin
+  static constexpr std::size_t kSeriesBins = 256;
+  static constexpr std::uint64_t kUnitsPerBlock = 64;  // a block's steps fall into so many units of time
 
   int layers = 0;
   int top_k = 0;
@@ -34,12 +36,18 @@ struct RankLoad {
   double straggler_seconds = 0;           // sum over steps of (slowest - mean rank's seconds) in the expert phase
   double step_seconds = 0;                // sum over steps of the slowest rank's total
   std::uint64_t row_bytes = 0;            // of one dispatched row
+  std::size_t ranks = 0;                  // R, the most that routed a segment
+  std::vector<std::uint64_t> traffic;     // [R source, R expert rank] slots of all layers
+  std::uint64_t series_units = 1;         // units of time in a bin of `series`, a power of two
+  std::vector<std::uint64_t> series;      // [kSeriesBins, R] slots of all layers by expert rank, over the corpus
 
   RankLoad(int n_layers, int k);
-  /// Adds a segment's /dispatch.
-  void add(const RoutingReader& segment);
+  /// Adds a segment's /dispatch. first_block: ordinal in the run of the corpus' first block, where time begins.
+  void add(const RoutingReader& segment, std::uint64_t first_block);
   /// Collective: the sum of all ranks' figures on rank 0; the others' are left undefined.
   void reduce_to_root(const Communicator& comm);
+  /// For at least so many ranks, and a series that holds times below `units_of_time`.
+  void make_room(std::size_t n_ranks, std::uint64_t units_of_time);
 };
 
 /// /ranks/* of several datasets, with a leading dimension `dataset`: the sums and the ratios made of them.

@@ -17,7 +17,7 @@ struct Dataset {
   std::string name;
   Accumulators accumulators;
   RankLoad ranks;
-  Cost cost;
+  Cost cost = {};
 };
 
 /// What stats.h5 is made of: datasets of one model.

@@ -1,6 +1,7 @@
 #include "pipeline/analysis/token_experts.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace switchyard {
 namespace {
@@ -15,38 +16,44 @@ std::pair<std::size_t, std::size_t> cells_between(const SparseCounts& table, std
 
 }  // namespace
 
-std::vector<TokenShare> top_tokens(const SparseCounts& table, const AccumulatorShape& shape, int layer, int expert,
-                                   TokenOrder order, std::uint64_t min_count, std::size_t most) {
+std::vector<std::vector<TokenShare>> top_tokens(const SparseCounts& table, const AccumulatorShape& shape, int layer,
+                                                TokenOrder order, std::uint64_t min_count, std::size_t most) {
   const auto experts = static_cast<std::uint64_t>(shape.experts);
   const std::uint64_t layer_cells = static_cast<std::uint64_t>(shape.vocabulary) * experts;
   const std::uint64_t begin = static_cast<std::uint64_t>(layer) * layer_cells;
   const auto [first, last] = cells_between(table, begin, begin + layer_cells);
-  std::vector<TokenShare> found;
-  double all = 0;
-  double of_expert = 0;
+  std::vector<std::vector<TokenShare>> found(experts);
+  std::vector<double> of_expert(experts, 0);
   for (std::size_t at = first; at < last;) {
     const std::uint64_t token = (table.cells()[at] - begin) / experts;
+    const std::uint64_t token_begin = begin + token * experts;
+    std::size_t end = at;
     std::uint64_t total = 0;
-    std::uint64_t here = 0;
-    for (; at < last && (table.cells()[at] - begin) / experts == token; ++at) {
-      total += table.counts()[at];
-      if (table.cells()[at] % experts == static_cast<std::uint64_t>(expert)) here = table.counts()[at];
+    for (; end < last && table.cells()[end] < token_begin + experts; ++end) total += table.counts()[end];
+    for (; at < end; ++at) {
+      const std::uint64_t here = table.counts()[at];
+      const std::uint64_t expert = table.cells()[at] - token_begin;
+      of_expert[expert] += static_cast<double>(here);
+      if (total < min_count) continue;
+      const double of_token = static_cast<double>(here) / static_cast<double>(total);
+      found[expert].push_back({static_cast<std::uint32_t>(token), here, static_cast<double>(here), of_token, of_token});
     }
-    all += static_cast<double>(total);
-    of_expert += static_cast<double>(here);
-    if (here == 0 || total < min_count) continue;
-    const double of_token = static_cast<double>(here) / static_cast<double>(total);
-    found.push_back({static_cast<std::uint32_t>(token), here, static_cast<double>(here), of_token, of_token});
   }
-  for (TokenShare& token : found) {
-    token.share /= of_expert;
-    token.lift *= all / of_expert;  // (N[v, e] / N[v]) (N / N[e])
-  }
-  std::sort(found.begin(), found.end(), [&](const TokenShare& a, const TokenShare& b) {
-    if (order == TokenOrder::lift && a.lift != b.lift) return a.lift > b.lift;
+  const double all = std::accumulate(of_expert.begin(), of_expert.end(), 0.0);
+  const auto before = [&](const TokenShare& a, const TokenShare& b) {
+    // At one expert, lift follows of_token.
+    if (order == TokenOrder::lift && a.of_token != b.of_token) return a.of_token > b.of_token;
     return a.count != b.count ? a.count > b.count : a.token < b.token;
-  });
-  if (found.size() > most) found.resize(most);
+  };
+  for (std::size_t e = 0; e < experts; ++e) {
+    const auto kept = static_cast<std::ptrdiff_t>(std::min(most, found[e].size()));
+    std::partial_sort(found[e].begin(), found[e].begin() + kept, found[e].end(), before);
+    found[e].resize(static_cast<std::size_t>(kept));
+    for (TokenShare& token : found[e]) {
+      token.share /= of_expert[e];
+      token.lift *= all / of_expert[e];  // (N[v, e] / N[v]) (N / N[e])
+    }
+  }
   return found;
 }
 

@@ -18,10 +18,11 @@ struct TokenShare {
 
 enum class TokenOrder : std::uint8_t { count, lift };
 
-/// An expert's tokens, highest first, at most `most`; a tie goes to the lower id. Ids with fewer than min_count slots
-/// at this layer, over all experts, are left out. table: one of Accumulators::token_tables.
-std::vector<TokenShare> top_tokens(const SparseCounts& table, const AccumulatorShape& shape, int layer, int expert,
-                                   TokenOrder order, std::uint64_t min_count, std::size_t most);
+/// The tokens of each expert of a layer, [E], highest first, at most `most` each; a tie goes to the higher count, then
+/// to the lower id. Ids with fewer than min_count slots at this layer, over all experts, are left out. table: one of
+/// Accumulators::token_tables.
+std::vector<std::vector<TokenShare>> top_tokens(const SparseCounts& table, const AccumulatorShape& shape, int layer,
+                                                TokenOrder order, std::uint64_t min_count, std::size_t most);
 
 /// [E] slots of a token id at a layer.
 std::vector<std::uint64_t> experts_of_token(const SparseCounts& table, const AccumulatorShape& shape, int layer,

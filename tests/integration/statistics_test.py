@@ -224,7 +224,7 @@ class Statistics(support.TestCase):
             self.assertAlmostEqual(cost["tokens_per_second"][0] / (len(position) / slowest), 1, places=9)
             self.assertAlmostEqual(cost["flops_per_second"][0] / (flops / slowest), 1, places=9)
             np.testing.assert_allclose(cost["phase_share"][0], seconds.sum((0, 1)) / seconds.sum(), rtol=1e-9)
-            names = list(cost["phase_name"].asstr()[:])
+            names = list(stats["ranks/phase_name"].asstr()[:])
             self.assertEqual(cost["record_share"][0], cost["phase_share"][0, names.index("record")])
             self.assertNotIn("peak_share", cost)
         done = self.switchyard("reduce", out, "-o", self.folder / "peak.h5", "--peak-flops", 1e11)
@@ -313,6 +313,66 @@ class Statistics(support.TestCase):
         done = support.run("reduce", a / "stats.h5", "-o", self.folder / "no.h5", "--recompute")
         self.assertEqual(done.returncode, 1)
         self.assertIn("no token rows", done.stderr)
+
+    def test_ranks_equal_numpy(self):
+        # A second corpus, so that its time begins at another block than the run's.
+        out, other = self.folder / "run", self.write_text_corpus("other.jsonl", documents=50, seed=1)
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--corpus", f"other={other},id=id", "--out", out, "--context", 128,
+                        "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--precision", "f32", "--commit-seconds", 0, "--quiet", ranks=3)
+        self.switchyard("reduce", out, "-o", self.folder / "by-two.h5", "--quiet", ranks=2)
+        with h5py.File(out / "routing.h5") as record:
+            dispatch = {name: record[f"dispatch/{name}"][...] for name in ("expert_slots", "seconds", "block", "traffic", "traffic_block", "send_ranks", "placement", "row_bytes", "phase_name")}
+            tokens = record["corpora/tokens"][:]
+        segments = [h5py.File(path) for path in sorted((out / "segments").glob("*.h5"))]
+        self.assertGreater(len(segments), 5)
+        first_of_other = next(int(s["dispatch/block"][0]) for s in segments if s["documents/corpus"].size and s["documents/corpus"][0] == 1)
+        for segment in segments:
+            segment.close()
+        experts = list(dispatch["phase_name"]).index(b"experts")
+        for path in (out / "stats.h5", self.folder / "by-two.h5"):
+            with h5py.File(path) as stats:
+                for corpus, (first, last) in enumerate([(0, first_of_other), (first_of_other, 1 << 30)]):
+                    steps = np.flatnonzero((dispatch["block"] >= first) & (dispatch["block"] < last))
+                    blocks = (dispatch["traffic_block"] >= first) & (dispatch["traffic_block"] < last)
+                    self.assertGreater(len(steps), 10)
+                    load = np.zeros((len(steps), LAYERS, 3))
+                    for rank in range(3):
+                        for l in range(LAYERS):
+                            load[:, l, rank] = dispatch["expert_slots"][steps][:, l, dispatch["placement"][l] == rank].sum(1)
+                    used = load.max(2) > 0
+                    mean, largest = load.mean(2), load.max(2)
+                    balanced = (mean + 1e-5) / (largest + 1e-5)
+                    figures = {
+                        "steps": len(steps),
+                        "layer_steps": used.sum(0),
+                        "balancedness_mean": [balanced[used[:, l], l].mean() for l in range(LAYERS)],
+                        "balancedness_ratio": mean.sum(0) / largest.sum(0),
+                        "imbalance_max": [(largest[used[:, l], l] / mean[used[:, l], l] - 1).max() for l in range(LAYERS)],
+                        "traffic": dispatch["traffic"][blocks].sum((0, 1)),
+                        "local_slots": np.trace(dispatch["traffic"][blocks].sum(0), axis1=1, axis2=2),
+                        "remote_slots": dispatch["traffic"][blocks].sum((0, 2, 3)) - np.trace(dispatch["traffic"][blocks].sum(0), axis1=1, axis2=2),
+                        "send_ranks": dispatch["send_ranks"][blocks].sum(0),
+                        "seconds": dispatch["seconds"][steps].astype(float).sum((0, 1)),
+                        "step_seconds": dispatch["seconds"][steps].astype(float).sum(2).max(1).sum(),
+                        "straggler_seconds": (dispatch["seconds"][steps][:, :, experts].astype(float).max(1) - dispatch["seconds"][steps][:, :, experts].astype(float).mean(1)).sum(),
+                    }
+                    figures["straggler_share"] = figures["straggler_seconds"] / figures["step_seconds"]
+                    figures["remote_bytes"] = figures["remote_slots"] * dispatch["row_bytes"]
+                    for name, value in figures.items():
+                        np.testing.assert_allclose(stats[f"ranks/{name}"][corpus], value, rtol=1e-5, err_msg=name)
+                    for name, quantile in (("imbalance_p50", 0.5), ("imbalance_p90", 0.9)):
+                        for l in range(LAYERS):
+                            exact = np.quantile(largest[used[:, l], l] / mean[used[:, l], l] - 1, quantile, method="inverted_cdf")
+                            self.assertAlmostEqual(stats[f"ranks/{name}"][corpus, l], exact, delta=1 / 64)
+                    series = np.zeros((256, 3))
+                    units = int(stats["ranks/series_units"][corpus])
+                    self.assertEqual(units & (units - 1), 0)
+                    for i, step in enumerate(steps):
+                        of_block = steps[dispatch["block"][steps] == dispatch["block"][step]]
+                        time = (int(dispatch["block"][step]) - first) * 64 + int(np.flatnonzero(of_block == step)[0]) * 64 // len(of_block)
+                        series[time // units] += load[i].sum(0)
+                    np.testing.assert_array_equal(stats["ranks/series"][corpus], series)
+                    self.assertEqual(series.sum(), K * LAYERS * tokens[corpus])
 
     def test_csv_holds_the_same_numbers(self):
         out = self.route("counts", ranks=1)

@@ -36,6 +36,7 @@ RoutingReader segment_of(const Steps& steps, const std::filesystem::path& out) {
   contents.tables = {
       {"/dispatch/seconds", {"step", "rank", "phase"}, {n, 2, kPhases}, seconds, "s", "time"},
       {"/dispatch/step_tokens", {"step", "rank"}, {n, 2}, steps.tokens, "1", "tokens"},
+      {"/dispatch/block", {"step"}, {n}, std::vector<std::uint64_t>(n, 0), "1", "block"},
       {"/dispatch/row_bytes", {"scalar"}, {1}, std::vector<std::uint64_t>{8}, "byte", "size of a row"},
       {"/dispatch/expert_slots", {"step", "layer", "physical_expert"}, {n, n_layers, 2}, steps.slots, "1", "slots"},
       {"/dispatch/placement", {"layer", "physical_expert"}, {n_layers, 2}, placement, "1", "rank"},
@@ -136,13 +137,13 @@ TEST(RankLoad, BalancednessBothWays) {
   const testing::TempFolder a;
   const testing::TempFolder b;
   RankLoad steps(1, 1);
-  steps.add(segment_of({1, {4, 0, 1, 1}, {1, 1, 1, 1}, {2, 2, 1, 1}, {}}, a.path()));
+  steps.add(segment_of({1, {4, 0, 1, 1}, {1, 1, 1, 1}, {2, 2, 1, 1}, {}}, a.path()), 0);
   EXPECT_NEAR(value_at(rank_tables({&steps}), "/ranks/balancedness_mean"), (0.5 + 1) / 2, 1e-5);
   EXPECT_DOUBLE_EQ(value_at(rank_tables({&steps}), "/ranks/balancedness_ratio"), (2.0 + 1) / (4 + 1));
 
   // Layers of 2:1 and 1:2: 0.75 each, not the 1 that slots summed over layers would give.
   RankLoad layers(2, 1);
-  layers.add(segment_of({2, {2, 1, 1, 2}, {1, 1}, {2, 1}, {}}, b.path()));
+  layers.add(segment_of({2, {2, 1, 1, 2}, {1, 1}, {2, 1}, {}}, b.path()), 0);
   for (const std::size_t l : {0U, 1U}) {
     EXPECT_NEAR(value_at(rank_tables({&layers}), "/ranks/balancedness_mean", l), 0.75, 1e-5);
     EXPECT_DOUBLE_EQ(value_at(rank_tables({&layers}), "/ranks/balancedness_ratio", l), 0.75);

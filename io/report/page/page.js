@@ -1,0 +1,32 @@
+// The page: its sections, drawn as they come into view.
+const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 ? [] : [
+  ["load", "Load", "How evenly the slots of a layer, one for each expert that a token chose, spread over its experts.", loadSection],
+  ["entropy", "Uncertainty", "How sure the router is of its choice.", entropySection],
+  ["comparison", "Comparison", "How datasets differ in which experts they use. What is resampled is the document, because tokens of one document are not independent.", comparisonSection],
+  ["tokens", "Tokens", "Which tokens go where.", tokensSection],
+  ["paths", "Paths", "How tokens move from layer to layer.", pathsSection],
+  ["coactivation", "Co-activation", "Which experts of a layer one token chooses together.", coactivationSection],
+  ["repetition", "Repetition", "Whether a token goes where the one before it went.", repetitionSection],
+  ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]]).concat([["facts", "Run facts", "", factsSection]]);
+
+const title = "Where " + model.name + " sends its tokens";
+document.title = title;
+document.querySelector("h1").textContent = title;
+document.getElementById("subtitle").textContent = whole(sum(data.datasets.map(d => d.tokens))) + " tokens of " + D + (D === 1 ? " dataset" : " datasets") + (L > 0 ? ", " + E + " experts in each of " + L + " layers, " + K + " for a token" : "");
+const waiting = new Map();
+const drawSection = node => { const build = waiting.get(node); if (build) { waiting.delete(node); build(node); } };
+const watcher = new IntersectionObserver(entries => entries.forEach(e => { if (e.isIntersecting) { watcher.unobserve(e.target); drawSection(e.target); } }), {rootMargin: "400px"});
+sections.forEach(([id, name, intro, build]) => {
+  element(element(document.getElementById("contents"), "li"), "a", {href: "#" + id}, name);
+  const node = element(document.getElementById("main"), "section", {id, "aria-labelledby": id + "-title"});
+  element(node, "h2", {id: id + "-title"}, name);
+  if (intro) element(node, "p", {class: "intro"}, intro);
+  waiting.set(node, build);
+});
+/// Draws what has not come into view yet: for print, and for whoever wants every figure.
+const drawAll = () => Array.from(waiting.keys()).forEach(drawSection);
+drawSection(document.getElementById("overview"));
+for (const node of waiting.keys()) watcher.observe(node);
+window.addEventListener("beforeprint", drawAll);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Object.keys(figures).forEach(id => figures[id].draw()));
+window.switchyard = {data, figures, drawAll};

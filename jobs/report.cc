@@ -1,0 +1,102 @@
+#include <omp.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "io/report/report_page.h"
+#include "jobs/command.h"
+#include "jobs/compare_options.h"
+#include "jobs/format.h"
+#include "jobs/machine.h"
+#include "jobs/options.h"
+#include "jobs/version.h"
+#include "parallel/communicator.h"
+#include "parallel/error.h"
+#include "pipeline/analysis/compare_pairs.h"
+#include "pipeline/analysis/report_data.h"
+#include "pipeline/reduce.h"
+
+namespace switchyard {
+namespace {
+
+OptionParser make_parser() {
+  OptionParser parser(
+      "report", "report STATS|RUN... -o report.html [options]",
+      "Draws statistics as one HTML page that needs no network: load, uncertainty, comparison of datasets, tokens, "
+      "paths, co-activation, repetition, ranks.\n"
+      "Hover or arrow keys tell a figure's numbers; every figure can be had as CSV and SVG. Of a run's folder, its "
+      "stats.h5 is taken.",
+      "Examples:\n  switchyard report run -o report.html\n  switchyard report monday/stats.h5 tuesday/stats.h5 -o "
+      "week.html --target-layer 15\n  mpirun -n 4 switchyard report all.h5 -o all.html --bootstrap 10000\n");
+  auto add = parser.options().add_options();
+  add("stats", po::value<std::vector<std::string>>()->required()->value_name("STATS|RUN"),
+      "stats.h5 of route or reduce, or the folder of a run; also without --stats");
+  add("output,o", po::value<std::string>()->required()->value_name("FILE"), "the page");
+  add("target-layer", po::value<int>()->value_name("LAYER"),
+      "decoder layer that figures of one layer show first (default: the middle one of the MoE layers)");
+  add_compare_options(parser);
+  add("threads", po::value<int>()->value_name("N"), "threads of each rank (default: the CPUs it may use)");
+  add("quiet", po::bool_switch(), "no progress, no last line");
+  parser.positional("stats", -1);
+  return parser;
+}
+
+/// The place among MoE layers of --target-layer.
+int target_layer(const OptionParser& parser, const std::vector<int>& moe_layers) {
+  if (!parser.has("target-layer")) return static_cast<int>(moe_layers.size()) / 2;
+  const int wanted = parser.get<int>("target-layer");
+  const auto found = std::find(moe_layers.begin(), moe_layers.end(), wanted);
+  if (found != moe_layers.end()) return static_cast<int>(found - moe_layers.begin());
+  std::string there;
+  for (const int layer : moe_layers) (there += ' ') += std::to_string(layer);
+  throw UsageError("layer " + std::to_string(wanted) + " is no MoE layer of the model", "--target-layer",
+                   moe_layers.empty() ? "leave it out: the model is dense" : "name one of:" + there);
+}
+
+/// Of every dataset, or of none where they cannot be compared: one dataset, no MoE layer, counts without documents.
+std::vector<GroupedSlots> comparable(const Statistics& statistics) {
+  std::vector<GroupedSlots> groups;
+  if (statistics.datasets.size() < 2 || statistics.model.n_moe_layers() == 0) return groups;
+  for (const Dataset& dataset : statistics.datasets) {
+    groups.push_back(grouped_slots(dataset));
+    if (groups.back().slots.empty()) return {};
+  }
+  return groups;
+}
+
+}  // namespace
+
+int run_report(const Arguments& arguments) {
+  OptionParser parser = make_parser();
+  if (!parser.parse(arguments)) return 0;
+  ReportOptions options{
+      {}, std::string("switchyard ") + version() + " (" + git_commit() + ")", 0, compare_options(parser)};
+  const Communicator comm = Communicator::world();
+  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads"))
+                                            : default_threads(host_names(comm), comm.rank()));
+  std::vector<std::filesystem::path> files;
+  for (const std::filesystem::path word : parser.get<std::vector<std::string>>("stats"))
+    files.push_back(std::filesystem::is_directory(word) ? word / "stats.h5" : word);
+  for (const auto& file : files) options.sources.push_back(file.string());
+
+  const Statistics statistics = reduce_runs(files, {}, {}, comm);
+  options.target_layer = target_layer(parser, statistics.model.moe_layers);
+  const bool show = comm.rank() == 0 && !parser.flag("quiet");
+  const std::vector<GroupedSlots> groups = comparable(statistics);
+  std::vector<PairDistances> pairs;
+  if (!groups.empty()) pairs = compare_pairs(groups, options.compare, pair_progress(show), comm);
+  if (comm.rank() != 0) return 0;
+
+  const std::filesystem::path output = parser.get<std::string>("output");
+  write_report_page(output, "Where " + statistics.model.name + " sends its tokens",
+                    report_data(statistics, groups, pairs, options));
+  if (show)
+    std::cout << "report: " << output.string() << " ("
+              << as_bytes_text(static_cast<double>(std::filesystem::file_size(output))) << ")\n";
+  return 0;
+}
+
+}  // namespace switchyard

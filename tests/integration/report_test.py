@@ -1,0 +1,247 @@
+"""The report page, in a real browser: no errors, no network, and the numbers of stats.h5."""
+
+import csv
+import io
+import xml.etree.ElementTree
+
+import h5py
+import numpy as np
+import support
+from browser import Browser
+
+E, K, LAYERS = 8, 2, 6
+
+
+class Report(support.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.browser = Browser()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.browser.close()
+
+    def setUp(self):
+        super().setUp()
+        self.browser.complaints.clear()
+
+    def route(self, ranks=2, corpora=("licence", "again"), model=support.DEMO, name="run"):
+        out = self.folder / name
+        words = []
+        for seed, corpus in enumerate(corpora):
+            words += ["--corpus", f"{corpus}={self.write_text_corpus(f'{seed}.jsonl', documents=50, seed=seed)},id=id"]
+        self.switchyard("route", "--model", model, *words, "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--quiet", ranks=ranks)
+        return out
+
+    def open(self, page, width=1200):
+        self.browser.open(page, width)
+        self.browser.evaluate("switchyard.drawAll()")
+
+    def csv(self, figure):
+        return list(csv.DictReader(io.StringIO(self.browser.evaluate(f"switchyard.figures['{figure}'].csv()"))))
+
+    def choose(self, figure, label, value):
+        """Takes another value of a choice that stands in a figure, or in its section."""
+        found = self.browser.evaluate(f"""(() => {{
+            const figure = document.getElementById('{figure}');
+            const box = Array.from(figure.querySelectorAll('label')).concat(Array.from(figure.closest('section').querySelectorAll('label'))).find(l => l.firstChild.textContent === '{label}');
+            if (!box) return false;
+            const select = box.querySelector('select');
+            select.value = '{value}';
+            select.dispatchEvent(new Event('change'));
+            return select.value === '{value}';
+        }})()""")
+        self.assertTrue(found, f"{figure}: {label} = {value}")
+
+    def assert_sound(self):
+        self.assertEqual(self.browser.complaints, [])
+        text = self.browser.evaluate("document.body.innerText")
+        for wrong in ("NaN", "undefined", "[object", "Infinity"):
+            self.assertNotIn(wrong, text)
+        broken = self.browser.evaluate("Array.from(document.querySelectorAll('svg *')).filter(n => Array.from(n.attributes).some(a => /NaN|undefined|Infinity/.test(a.value))).map(n => n.outerHTML.slice(0, 200))")
+        self.assertEqual(broken, [])
+
+    def test_numbers_are_those_of_the_statistics(self):
+        out = self.route()
+        page = self.folder / "report.html"
+        self.switchyard("report", out, "-o", page, "--bootstrap", 100, "--permutations", 100, "--target-layer", 3)
+        self.switchyard("compare", out, "-o", self.folder / "compare.h5", "--bootstrap", 100, "--permutations", 100, "--quiet", ranks=2)
+        self.open(page)
+        tables = self.browser.evaluate("switchyard.data.tables")
+        with h5py.File(out / "stats.h5") as stats, h5py.File(self.folder / "compare.h5") as compared:
+            names = [n.decode() for n in stats["datasets/name"][:]]
+            seen = 0
+            for path, table in tables.items():
+                expected = (stats if path in stats else compared)[path][...]
+                self.assertEqual(list(expected.shape), table["shape"], path)
+                if expected.dtype.kind in "OS":
+                    self.assertEqual([v.decode() for v in expected.ravel()], table["values"])
+                elif expected.dtype.kind == "f":
+                    np.testing.assert_array_equal(np.array(table["values"], np.float32), expected.ravel().astype(np.float32), path)
+                else:
+                    self.assertEqual(expected.ravel().tolist(), table["values"], path)
+                seen += 1
+            self.assertGreater(seen, 50)
+
+            count = stats["load/count"][:]
+            rows = self.csv("load-map")
+            self.assertEqual(len(rows), 2 * LAYERS * E)
+            for row in rows:
+                d, l, e = names.index(row["dataset"]), int(row["layer"]), int(row["expert"])
+                self.assertEqual(int(row["count"]), count[d, l, e])
+                self.assertAlmostEqual(float(row["usage"]), stats["load/usage"][d, l, e], places=12)
+            for row in self.csv("compare-layers"):
+                l = int(row["layer"])
+                for column in ("value", "low", "high", "p", "q"):
+                    expected = compared["compare/jsd" + ("" if column == "value" else f"_{column}")][0, 1, l]
+                    self.assertEqual(np.float32(row[column]), np.float32(expected), column)
+
+            layer = int(self.csv("compare-ratio")[0]["layer"])
+            np.testing.assert_allclose([float(r["usage_ratio"]) for r in self.csv("compare-ratio")], compared["specialisation/usage_ratio"][:, layer].ravel(), rtol=1e-12)
+
+            flow = stats["flow/top1_count"][:]
+            for scope, expected in (("0", flow.sum(0)), ("2", flow[1])):
+                self.choose("paths-flow", "Dataset", scope)
+                found = np.zeros((LAYERS - 1, E, E), int)
+                for row in self.csv("paths-flow"):
+                    found[int(row["layer"]), int(row["expert"]), int(row["next_expert"])] = int(row["tokens"])
+                np.testing.assert_array_equal(found, expected)
+            together = stats["coactivation/count"][:]
+            self.choose("coactivation-pairs", "Dataset", "1")
+            self.choose("coactivation-pairs", "Layer", "2")
+            rows = self.csv("coactivation-pairs")
+            self.assertEqual(len(rows), E * (E - 1))
+            for row in rows:
+                i, j = int(row["expert"]), int(row["expert2"])
+                self.assertEqual((int(row["layer"]), int(row["tokens"])), (2, together[0, 2, i, j]))
+                for column in ("conditional", "lift"):
+                    np.testing.assert_allclose(float(row[column] or "nan"), stats[f"coactivation/{column}"][0, 2, i, j], rtol=1e-9)
+
+            indptr, index, value = (stats[f"tokens/input/{c}"][:].astype(np.int64) for c in ("indptr", "index", "value"))
+            vocabulary = stats["vocabulary/piece"].asstr()[:]
+            dense = np.zeros((2 * LAYERS * len(vocabulary), E), int)
+            dense[np.repeat(np.arange(len(dense)), np.diff(indptr)), index] = value
+            dense = dense.reshape(2, LAYERS, len(vocabulary), E).sum(0)
+            self.browser.evaluate("(() => { const box = document.querySelector('#tokens input'); box.value = 'the'; box.dispatchEvent(new Event('input')); document.querySelector('.matches button').click(); })()")
+            rows = self.csv("token-experts")
+            token = int(np.flatnonzero(vocabulary == rows[0]["token"])[0])
+            self.assertIn("the", rows[0]["token"])
+            self.assertEqual(len(rows), LAYERS * E)
+            for row in rows:
+                self.assertEqual(int(row["count"]), dense[int(row["layer"]), token, int(row["expert"])])
+            self.choose("expert-tokens-count", "Layer", "4")
+            self.choose("expert-tokens-count", "Expert", "5")
+            rows = self.csv("expert-tokens-count")
+            layer, of_token = dense[4], dense[4].sum(1)
+            best = sorted((v for v in np.flatnonzero(layer[:, 5]) if of_token[v] >= 10), key=lambda v: (-layer[v, 5], v))[:len(rows)]
+            self.assertGreater(len(rows), 5)
+            self.assertEqual([int(r["id"]) for r in rows], best)
+            for row in self.csv("expert-tokens-lift"):
+                v = int(row["id"])
+                self.assertAlmostEqual(float(row["lift"]), layer[v, 5] / layer[:, 5].sum() / (of_token[v] / layer.sum()), places=9)
+
+            self.choose("paths-frequent", "Dataset", "1")
+            paths = {tuple(p): c for p, c, d in zip(stats["paths/expert"][:].tolist(), stats["paths/count"][:].tolist(), stats["paths/dataset"][:].tolist()) if d == 1}
+            rows = self.csv("paths-frequent")
+            self.assertEqual([int(r["tokens"]) for r in rows], sorted(paths.values(), reverse=True)[:len(rows)])
+            for row in rows:
+                self.assertEqual(int(row["tokens"]), paths[tuple(int(e) for e in row["path"].split())])
+
+            shown = self.browser.evaluate("Array.from(document.querySelectorAll('#repetition-table tbody tr')).map(r => Array.from(r.cells).map(c => c.textContent))")
+            for d, row in enumerate(shown[:2]):
+                expected = [f"{100 * s:.1f} %" for s in np.concatenate([stats["repetition/top1_share"][d], stats["repetition/any_share"][d]])]
+                self.assertEqual(row, [names[d]] + expected)
+            self.assertEqual(shown[2][1:], ["12.5 %"] * LAYERS + ["46.4 %"] * LAYERS)
+            traffic = stats["ranks/traffic"][0]
+            self.assertEqual([int(r["slots"]) for r in self.csv("ranks-traffic")], traffic.ravel().tolist())
+            top = np.unravel_index(stats["load/max_over_mean"][:].argmax(), (2, LAYERS))
+            finding = self.browser.evaluate("document.querySelector('#findings li').textContent")
+            self.assertIn(f"layer {top[1]} on {names[top[0]]}: expert {count[top].argmax()} takes {100 * count[top].max() / count[top].sum():.1f} %", finding)
+        self.assert_sound()
+
+    def test_every_figure_exports_answers_keys_and_fits(self):
+        out = self.route(ranks=1)
+        page = self.folder / "report.html"
+        self.switchyard("report", out / "stats.h5", "-o", page, "--bootstrap", 20, "--permutations", 20, "--quiet")
+        source = page.read_text()
+        self.assertNotRegex(source, r"<(script|link|img)[^>]*(src|href)=")
+        for width in (1400, 820, 390):
+            self.open(page, width)
+            self.assertLessEqual(self.browser.evaluate("document.documentElement.scrollWidth"), width)
+            self.assert_sound()
+        names = self.browser.evaluate("Object.keys(switchyard.figures)")
+        self.assertGreater(len(names), 20)
+        self.assertEqual(self.browser.evaluate("(() => { const ids = Array.from(document.querySelectorAll('[id]')).map(n => n.id); return ids.length - new Set(ids).size; })()"), 0)
+        for name in names:
+            self.assertGreater(len(self.csv(name)), 0, name)
+            drawing = self.browser.evaluate(f"switchyard.figures['{name}'].svg()")
+            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(drawing).iter())), 5, name)
+            self.assertEqual(self.browser.evaluate(f"Array.from(document.getElementById('{name}').querySelectorAll('.tools button')).map(b => b.textContent)"), ["CSV", "SVG", "Table"])
+            self.browser.evaluate(f"document.getElementById('{name}').focus()")
+            self.browser.key("ArrowRight")
+            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
+            self.assertFalse(self.browser.evaluate("document.getElementById('tip').hidden"), name)
+            self.browser.key("Escape")
+            self.assertTrue(self.browser.evaluate("document.getElementById('tip').hidden"), name)
+        self.browser.evaluate("document.getElementById('load-map').scrollIntoView()")
+        box = self.browser.evaluate("(() => { const b = document.querySelector('#load-map .mark').getBoundingClientRect(); return [b.x + 5, b.y + 5]; })()")
+        self.browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0], y=box[1])
+        self.assertRegex(self.browser.evaluate("document.getElementById('tip').textContent"), r"expert 0\n[\d,]+ of [\d,]+ slots")
+        self.assertEqual(self.browser.evaluate("Array.from(document.querySelectorAll('select, input')).filter(n => !n.closest('label')).length"), 0)
+        self.browser.evaluate("document.querySelector('#load-map .tools button:nth-child(3)').click()")
+        self.assertEqual(self.browser.evaluate("document.querySelectorAll('#load-map .scroll tbody tr').length"), 2 * LAYERS * E)
+        dark = "getComputedStyle(document.body).backgroundColor"
+        light = self.browser.evaluate(dark)
+        self.browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        self.assertNotEqual(self.browser.evaluate(dark), light)
+        self.browser.call("Emulation.setEmulatedMedia", media="print", features=[])
+        self.assertEqual(self.browser.evaluate("getComputedStyle(document.querySelector('.tools')).display"), "none")
+        self.browser.call("Emulation.setEmulatedMedia", media="", features=[])
+        self.assert_sound()
+
+    def test_one_dataset_a_dense_model_and_names_full_of_markup(self):
+        page = self.folder / "report.html"
+        self.switchyard("report", self.route(ranks=1, corpora=("only",), name="one"), "-o", page, "--quiet")
+        self.open(page)
+        self.assertIn("There is one dataset", self.browser.evaluate("document.getElementById('comparison').textContent"))
+        self.assert_sound()
+        tokens = self.folder / "tokens.jsonl"
+        tokens.write_text("\n".join('{"tokens": [%s]}' % ", ".join(str((7 * i + j) % 64) for j in range(20)) for i in range(5)))
+        self.switchyard("route", "--model", support.GOLDEN / "mistral", "--corpus", f"dense={tokens}", "--out", self.folder / "dense", "--quiet")
+        self.switchyard("report", self.folder / "dense", "-o", page, "--quiet")
+        self.open(page)
+        self.assertIn("routes nothing", self.browser.evaluate("document.getElementById('overview').textContent"))
+        self.assert_sound()
+        name = "</script><b>&amp;"
+        stats = self.route(ranks=1, corpora=("first", "second"), name="markup") / "stats.h5"
+        with h5py.File(stats, "r+") as file:  # as someone else's file may have it
+            for path in ("datasets/name", "model/name"):
+                values = [name] + [v.decode() for v in file[path][1:]]
+                del file[path]
+                file[path] = values
+            pieces = file["vocabulary/piece"].asstr()[:].tolist()
+            del file["vocabulary/piece"]
+            file["vocabulary/piece"] = [p.replace("the", name) for p in pieces]
+        self.switchyard("report", stats, "-o", page, "--bootstrap", 20, "--permutations", 20, "--quiet")
+        self.open(page)
+        self.assertEqual(self.browser.evaluate("document.querySelector('#datasets tbody th').textContent"), name)
+        self.assertEqual(self.browser.evaluate("document.querySelectorAll('main b').length"), 0)
+        self.assert_sound()
+
+    def test_mistakes_are_named(self):
+        out = self.route(ranks=1, corpora=("only",))
+        page = self.folder / "report.html"
+        done = support.run("report", out, "-o", page, "--target-layer", 9)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("name one of: 0 1 2 3 4 5", done.stderr)
+        done = support.run("report", self.folder / "nothing.h5", "-o", page)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("nothing.h5", done.stderr)
+        done = support.run("report", out, "-o", self.folder / "no" / "report.html")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("report.html", done.stderr)
+        self.assertFalse(page.exists())
+
+
+if __name__ == "__main__":
+    support.main()
