@@ -1,5 +1,6 @@
 #include "io/routing_reader.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -60,7 +61,7 @@ RowLayout read_layout(const hdf5::File& file) {
   }
 }
 
-/// A column's bits as TokenRows keeps them.
+/// A column's bits in memory.
 hdf5::Type memory_type_of(const RowColumn& column) {
   switch (column.stored) {
     case StoredType::f16:
@@ -70,9 +71,9 @@ hdf5::Type memory_type_of(const RowColumn& column) {
     default:
       break;
   }
-  if (column.field == RowField::expert)
-    return hdf5::Type(check(H5Tcopy(H5T_NATIVE_UINT16), "copy a type", column.path));
-  const hid_t type = column.field == RowField::phase ? H5T_NATIVE_UINT8 : H5T_NATIVE_UINT32;
+  const hid_t type = column.stored == StoredType::u8    ? H5T_NATIVE_UINT8
+                     : column.stored == StoredType::u16 ? H5T_NATIVE_UINT16
+                                                        : H5T_NATIVE_UINT32;
   return hdf5::Type(check(H5Tcopy(type), "copy a type", column.path));
 }
 
@@ -148,7 +149,8 @@ struct RoutingReader::State {
   std::vector<RowColumn> columns;
   std::uint64_t n_rows = 0;
   std::map<std::string, hdf5::DataSet> opened;
-  std::set<std::string> present;  // segments seen to be there
+  std::set<std::string> present;    // segments seen to be there
+  std::vector<std::uint8_t> bytes;  // of a column that TokenRows keeps wider
 };
 
 RoutingReader::RoutingReader(const std::filesystem::path& path) : state_(std::make_unique<State>(path)) {}
@@ -161,21 +163,32 @@ const RowLayout& RoutingReader::layout() const { return state_->layout; }
 std::uint64_t RoutingReader::n_rows() const { return state_->n_rows; }
 
 TokenRows RoutingReader::read_rows(std::uint64_t first, std::uint64_t count) const {
+  TokenRows rows;
+  read_rows(first, count, rows);
+  return rows;
+}
+
+void RoutingReader::read_rows(std::uint64_t first, std::uint64_t count, TokenRows& rows) const {
   if (first > state_->n_rows || count > state_->n_rows - first) {
     throw Error("rows " + std::to_string(first) + " to " + std::to_string(first + count) + " of " +
                     std::to_string(state_->n_rows),
                 state_->file.path().string());
   }
-  TokenRows rows;
   rows.layers.resize(state_->model.moe_layers.size());
-  if (count == 0) return rows;
   for (const RowColumn& column : state_->columns) {
-    visit_field(rows, column, [&](auto& values) {
+    visit_field(rows, column, [&]<typename T>(std::vector<T>& values) {
       values.resize(count * column.width);
-      state_->read_column(column, first, count, values.data());
+      if (count == 0) return;
+      if (sizeof(T) == size_of(column.stored)) {
+        state_->read_column(column, first, count, values.data());
+        return;
+      }
+      // Bytes, which HDF5 would widen one by one.
+      state_->bytes.resize(values.size());
+      state_->read_column(column, first, count, state_->bytes.data());
+      std::copy(state_->bytes.begin(), state_->bytes.end(), values.begin());
     });
   }
-  return rows;
 }
 
 bool RoutingReader::contains(std::string_view path) const { return state_->file.contains(path); }
@@ -184,6 +197,12 @@ Table RoutingReader::read(std::string_view path) const {
   const std::string name(path);
   if (state_->file.contains(name)) state_->require_sources(state_->file.open_data_set(name), name);
   return hdf5::read_table(state_->file, name);
+}
+
+Table RoutingReader::read_bare(std::string_view path) const {
+  const std::string name(path);
+  if (state_->file.contains(name)) state_->require_sources(state_->file.open_data_set(name), name);
+  return hdf5::read_bare_table(state_->file, name);
 }
 
 std::vector<std::string> RoutingReader::list(std::string_view group) const {

@@ -27,9 +27,13 @@ class RoutingReader {
   /// Rows [first, first + count) of every column that the layout has; the others stay empty. expert ids are widened to
   /// u16.
   TokenRows read_rows(std::uint64_t first, std::uint64_t count) const;
+  /// The same into `rows`, whose memory is used again.
+  void read_rows(std::uint64_t first, std::uint64_t count, TokenRows& rows) const;
   bool contains(std::string_view path) const;
   /// Any data set by path, whole. Throws Error naming file and path.
   Table read(std::string_view path) const;
+  /// The same without names of dimensions, units and long name, which take longer to read than a small table's values.
+  Table read_bare(std::string_view path) const;
   /// Paths of the data sets below a group.
   std::vector<std::string> list(std::string_view group) const;
 

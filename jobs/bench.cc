@@ -19,6 +19,7 @@
 #include "parallel/error.h"
 #include "parallel/expert_transport.h"
 #include "pipeline/model/model.h"
+#include "pipeline/model/model_flops.h"
 #include "pipeline/recorder.h"
 
 namespace switchyard {
@@ -39,16 +40,6 @@ Batch random_batch(std::int64_t n_tokens, std::int64_t context, int vocabulary, 
     if (ends) batch.window_offsets.push_back(static_cast<std::int32_t>(t + 1));
   }
   return batch;
-}
-
-/// Multiply-adds times two of one token at the middle of a window: projections, attention over half the context on
-/// average, k experts, head.
-double flops_per_token(const ModelConfig& c, std::int64_t context) {
-  const double d = c.d_model;
-  const double projections = d * c.head_dim * (2.0 * c.n_heads + 2.0 * c.n_kv_heads);
-  const double attention = 2.0 * c.n_heads * c.head_dim * static_cast<double>(context + 1) / 2;
-  const double experts = 3.0 * d * c.d_ff * (c.n_experts > 0 ? c.top_k : 1) + d * c.n_experts;
-  return 2 * (c.n_layers * (projections + attention + experts) + d * c.vocabulary);
 }
 
 struct Measured {
@@ -87,8 +78,8 @@ int run_bench(const Arguments& arguments) {
   OptionParser parser("bench", "bench --model DIR [options]",
                       "Measures steps of the forward pass on random tokens, phase by phase: the median of several, "
                       "once with the recorder off and once for each\n"
-                      "record level. FLOPs per token = 2 (L (projections + attention over (context + 1) / 2 keys + k "
-                      "experts + router) + head).",
+                      "record level. FLOP: two for each multiply-add of projections, attention over the keys before a "
+                      "token, k experts, router and head.",
                       "Examples:\n  switchyard bench --model model --context 256\n  mpirun -n 2 switchyard bench "
                       "--model model --threads 1\n");
   auto add = parser.options().add_options();
@@ -133,7 +124,7 @@ int run_bench(const Arguments& arguments) {
   }
   const auto tokens = static_cast<double>(comm.sum(batch.n_tokens()));
   const int repetitions = std::max(1, parser.get<int>("repetitions"));
-  const double flops = flops_per_token(config, context);
+  const double flops = ModelFlops(config).mean(context);
   if (comm.rank() == 0)
     std::printf("%s, %d ranks x %d threads, %s, context %lld, %.0f tokens a step, %.1f MFLOP/token, loaded in %.2f s\n",
                 cpu_name().c_str(), comm.size(), threads, precision == Precision::f32 ? "f32" : "bf16",
@@ -145,7 +136,8 @@ int run_bench(const Arguments& arguments) {
   double without = 0;
   for (const auto& [name, level] : kLevels) {
     const bool record = std::string_view(name) != "off";
-    Recorder recorder(facts, level, {}, {}, facts.n_moe_layers() > 0 ? &placement : nullptr, model.row_bytes(), comm);
+    Recorder recorder(facts, level, {}, {}, facts.n_moe_layers() > 0 ? &placement : nullptr, model.row_bytes(),
+                      ModelFlops(config), comm);
     measure(model, recorder, batch, step, record, 2, comm);  // warm
     const Measured m = measure(model, recorder, batch, step, record, repetitions, comm);
     if (!record) without = m.seconds;

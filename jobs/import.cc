@@ -85,8 +85,7 @@ OptionParser make_parser() {
   add("vocabulary", po::value<std::uint32_t>()->value_name("N"), "token ids are below N");
   add("tokenizer", po::value<std::string>()->value_name("DIR"), "folder with tokenizer.model, for the tokens' text");
   add("model-name", po::value<std::string>()->default_value("served"), "how the record calls the model");
-  add("token-tables", po::value<std::string>()->default_value("input,target"),
-      "which experts-by-token tables to keep where ids are known, or none");
+  add_token_table_options(parser, "input,target");
   add("on-bad-line", po::value<std::string>()->default_value("fail"),
       "fail, or skip: count and name it in the record, and go on");
   add("segment-tokens", po::value<std::uint64_t>()->default_value(1 << 22),
@@ -186,7 +185,6 @@ ImportJob::ImportJob(const OptionParser& parser)
     file_bytes_.push_back(std::filesystem::file_size(file));
   }
   if (parser.has("tokenizer")) tokenizer_ = open_tokenizer(parser.get<std::string>("tokenizer"));
-  tables_ = parse_token_tables(parser.get<std::string>("token-tables"));
 
   format_ = asked_format(parser);
   if (parser.has("vocabulary"))
@@ -203,7 +201,7 @@ ImportJob::ImportJob(const OptionParser& parser)
                      "give --vocabulary N, or leave ids out with --tokens-field none");
   if (!format_.has_ids()) format_.vocabulary = 0;
   describe_model();
-  require_affordable(shape_of(model_), tables_, parser.get<std::string>("token-tables"));
+  tables_ = chosen_token_tables(parser, shape_of(model_));
 }
 
 void ImportJob::describe_model() {

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -52,6 +53,13 @@ bool OptionParser::parse(const Arguments& arguments) {
     fail(error.what());
   }
   return true;
+}
+
+std::optional<double> OptionParser::positive_number(const std::string& name) const {
+  if (!has(name)) return std::nullopt;
+  const double value = get<double>(name);
+  if (!(value > 0) || !std::isfinite(value)) fail("--" + name + " is not a number above 0");
+  return value;
 }
 
 std::map<std::string, std::string> OptionParser::effective() const {

@@ -2,6 +2,7 @@
 
 #include <boost/program_options.hpp>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "jobs/command.h"
@@ -32,6 +33,8 @@ class OptionParser {
     return values_[name].as<T>();
   }
   bool flag(const std::string& name) const { return has(name) && get<bool>(name); }
+  /// A number above 0, or nothing when it was not given. Throws UsageError when it is another.
+  std::optional<double> positive_number(const std::string& name) const;
   /// The effective value of every option, as text, for the record.
   std::map<std::string, std::string> effective() const;
 

@@ -31,7 +31,10 @@ Statistics read_counts(const OptionParser& parser) {
 Statistics read_runs(const OptionParser& parser, bool show, const Communicator& comm) {
   const auto& words = parser.get<std::vector<std::string>>("run");
   return reduce_runs(
-      {words.begin(), words.end()}, {parser.flag("recompute"), parser.get<std::uint64_t>("per-document")},
+      {words.begin(), words.end()},
+      {.recompute = parser.flag("recompute"),
+       .per_document = parser.get<std::uint64_t>("per-document"),
+       .peak_flops = parser.positive_number("peak-flops")},
       [&](std::size_t done, std::size_t all) {
         if (show && (done % 64 == 0 || done == all)) std::cerr << "segment " << done << " of " << all << "\n";
       },
@@ -65,6 +68,8 @@ int run_reduce(const Arguments& arguments) {
   add("recompute", po::bool_switch(), "from the token rows instead of the sums that were kept while routing");
   add("per-document", po::value<std::uint64_t>()->default_value(0)->value_name("N"),
       "also the experts of each of the first N documents of a corpus (at most 4096), from token rows");
+  add("peak-flops", po::value<double>()->value_name("FLOP/s"),
+      "peak of one rank of the runs, for the share of it that they reached");
   add("quiet", po::bool_switch(), "no progress, no summary");
   parser.positional("run", -1);
   if (!parser.parse(arguments)) return 0;

@@ -35,6 +35,7 @@
 #include "parallel/expert_transport.h"
 #include "parallel/stop_signal.h"
 #include "pipeline/model/model.h"
+#include "pipeline/model/model_flops.h"
 #include "pipeline/recorder.h"
 #include "pipeline/reduce.h"
 #include "pipeline/route_loop.h"
@@ -96,12 +97,13 @@ OptionParser make_parser() {
       "fail, or skip: count and name it in the record, and go on");
   add("exclude-special", po::bool_switch(),
       "leave BOS and other special tokens out of the statistics (rows keep them)");
-  add("token-tables", po::value<std::string>()->default_value("input,target,predicted"),
-      "which experts-by-token tables to keep, or none; each takes layers x vocabulary x experts x 8 bytes a rank");
+  add_token_table_options(parser, "input,target,predicted");
   add("block-tokens", po::value<std::int64_t>()->default_value(1 << 18), "tokens of a block, the unit of restart");
   add("commit-seconds", po::value<double>()->default_value(60),
       "most seconds of finished work that a kill can lose, besides the running block");
   add("compress", po::bool_switch(), "shuffle + deflate token rows; smaller, but writes take about ten times as long");
+  add("peak-flops", po::value<double>()->value_name("FLOP/s"),
+      "peak of one rank, for the share of it in the statistics");
   add("no-stats", po::bool_switch(), "do not write OUT/stats.h5 at the end");
   add("dry-run", po::bool_switch(), "check everything, print the memory and disk it would need, and stop");
   add("quiet", po::bool_switch(), "no progress, no summary");
@@ -179,7 +181,7 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
       precision_(parse_precision(parser)),
       context_(positive(parser, "context", std::min(config_.max_positions, 2048))),
       batch_tokens_(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context_))),
-      token_tables_(parse_token_tables(parser.get<std::string>("token-tables"))),
+      token_tables_(chosen_token_tables(parser, shape_of(facts_))),
       transport_name_(parser.has("transport") ? parser.get<std::string>("transport")
                       : comm.size() == 1      ? "local"
                                               : "mpi"),
@@ -201,7 +203,6 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
     throw Error("has " + std::to_string(tokenizer_->vocabulary_size()) + " tokens, but the model's vocabulary holds " +
                     std::to_string(config_.vocabulary),
                 (checkpoint_.folder() / "tokenizer.model").string(), "copy the tokenizer that belongs to the model");
-  require_affordable(shape_of(facts_), token_tables_, parser.get<std::string>("token-tables"));
   omp_set_num_threads(threads_);
   read_corpora();
 }
@@ -390,7 +391,7 @@ int RouteJob::run() {
   log->info("model loaded in {:.2f} s",
             std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
   Recorder recorder(facts_, level_, token_tables_, excluded_tokens(), facts_.n_moe_layers() > 0 ? &placement : nullptr,
-                    model.row_bytes(), comm_);
+                    model.row_bytes(), ModelFlops(config_), comm_);
 
   RouteOptions options;
   options.model = facts_;
@@ -431,7 +432,7 @@ int RouteJob::run() {
 void RouteJob::finish(const RouteOutcome& outcome) const {
   comm_.barrier();
   const Statistics reduced = reduce_runs(
-      {out_}, {}, [](std::size_t, std::size_t) {}, comm_);
+      {out_}, {.peak_flops = parser_.positive_number("peak-flops")}, [](std::size_t, std::size_t) {}, comm_);
   if (comm_.rank() != 0) return;
   if (!parser_.flag("no-stats")) write_stats(out_ / "stats.h5", reduced);
   if (parser_.flag("quiet")) return;

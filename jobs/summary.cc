@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <numeric>
+#include <optional>
 #include <ostream>
 
 #include "jobs/format.h"
@@ -51,10 +52,31 @@ void print_dataset(std::ostream& out, const ModelFacts& model, const Dataset& da
   }
 }
 
+void print_cost(std::ostream& out, const Cost& cost, std::optional<double> peak_flops) {
+  if (!(cost.seconds > 0)) return;
+  out << "  cost: " << with_commas(static_cast<std::uint64_t>(static_cast<double>(cost.tokens) / cost.seconds))
+      << " tokens/s";
+  std::array<char, 128> part{};
+  if (std::isfinite(cost.flops)) {
+    std::snprintf(part.data(), part.size(), ", %.1f MFLOP/token, %.1f GFLOP/s",
+                  cost.flops / static_cast<double>(cost.tokens) / 1e6, cost.flops / cost.seconds / 1e9);
+    out << part.data();
+    if (peak_flops) {
+      std::snprintf(part.data(), part.size(), " (%.1f %% of the peak)",
+                    100 * cost.flops / (*peak_flops * cost.rank_seconds));
+      out << part.data();
+    }
+  }
+  out << "; " << phase_shares(cost.phase_seconds) << "\n";
+}
+
 }  // namespace
 
 void print_summary(std::ostream& out, const Statistics& reduced) {
-  for (const Dataset& dataset : reduced.datasets) print_dataset(out, reduced.model, dataset);
+  for (const Dataset& dataset : reduced.datasets) {
+    print_dataset(out, reduced.model, dataset);
+    print_cost(out, dataset.cost, reduced.peak_flops);
+  }
 }
 
 void print_documents(std::ostream& out, const Statistics& reduced) {

@@ -8,7 +8,8 @@
 
 namespace switchyard {
 
-/// Prints, for each dataset and MoE layer, usage of the experts, CV, max/mean, entropy and the most used expert.
+/// Prints, for each dataset and MoE layer, usage of the experts, CV, max/mean, entropy and the most used expert, and
+/// what routing the dataset took.
 void print_summary(std::ostream& out, const Statistics& reduced);
 
 /// Prints, for each document that is kept apart and each MoE layer, its most used experts, their shares of its slots

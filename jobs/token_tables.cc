@@ -3,18 +3,24 @@
 #include <algorithm>
 #include <sstream>
 
-#include "jobs/format.h"
 #include "parallel/error.h"
 
 namespace switchyard {
-namespace {
 
-constexpr std::uint64_t kMostTableBytes = 8ULL << 30U;
+void add_token_table_options(OptionParser& parser, const char* usual_tables) {
+  auto add = parser.options().add_options();
+  add("token-tables", po::value<std::string>()->default_value(usual_tables),
+      "which experts-by-token tables to keep, or none; each takes layers x vocabulary x experts x 8 bytes a rank, or "
+      "--token-cells x 8 where that is less");
+  add("token-cells", po::value<std::uint64_t>()->default_value(kExactTokenCells),
+      "tables of no more cells (layers x vocabulary x experts) are exact; larger ones keep their most frequent cells, "
+      "and by how much a count may be too low");
+}
 
-}  // namespace
-
-TokenTableChoice parse_token_tables(const std::string& text) {
-  TokenTableChoice choice{{false, false, false}};
+TokenTableChoice chosen_token_tables(const OptionParser& parser, const AccumulatorShape& shape) {
+  TokenTableChoice choice = TokenTableChoice::within(parser.get<std::uint64_t>("token-cells"), shape);
+  choice.keep = {false, false, false};
+  const auto& text = parser.get<std::string>("token-tables");
   if (text == "none") return choice;
   std::istringstream words(text);
   for (std::string word; std::getline(words, word, ',');) {
@@ -25,13 +31,6 @@ TokenTableChoice parse_token_tables(const std::string& text) {
     choice.keep[static_cast<std::size_t>(found - kTokenTableNames.begin())] = true;
   }
   return choice;
-}
-
-void require_affordable(const AccumulatorShape& shape, TokenTableChoice tables, const std::string& text) {
-  const std::uint64_t bytes = LiveAccumulators::table_bytes(shape, tables);
-  if (bytes > kMostTableBytes)
-    throw UsageError("would take " + as_bytes_text(static_cast<double>(bytes) * 2) + " on each rank",
-                     "--token-tables " + text, "choose fewer tables, e.g. --token-tables input or none");
 }
 
 }  // namespace switchyard

@@ -1,15 +1,13 @@
 #pragma once
 
-#include <string>
-
+#include "jobs/options.h"
 #include "pipeline/analysis/live_accumulators.h"
 
 namespace switchyard {
 
-/// The value of --token-tables: "none", or names of kTokenTableNames, comma-separated. Throws UsageError.
-TokenTableChoice parse_token_tables(const std::string& text);
-
-/// Throws UsageError when they would take more memory than is sensible.
-void require_affordable(const AccumulatorShape& shape, TokenTableChoice tables, const std::string& text);
+/// --token-tables and --token-cells, for the subcommands that count tokens.
+void add_token_table_options(OptionParser& parser, const char* usual_tables);
+/// Their values. Throws UsageError for a table that is none.
+TokenTableChoice chosen_token_tables(const OptionParser& parser, const AccumulatorShape& shape);
 
 }  // namespace switchyard

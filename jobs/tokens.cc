@@ -57,6 +57,8 @@ class Lookup {
   std::size_t parse_table() const;
   std::vector<const Dataset*> datasets() const;
   const SparseCounts& table_of(const Dataset& dataset) const;
+  /// Says so when a layer's counts may be too low.
+  void print_bound(const Dataset& dataset, std::size_t layer) const;
   std::string text_of(std::uint32_t id) const;
 
   const OptionParser& parser_;
@@ -92,6 +94,14 @@ const SparseCounts& Lookup::table_of(const Dataset& dataset) const {
                 parser_.get<std::string>("stats") + ", dataset " + dataset.name,
                 "route with --token-tables " + std::string(kTokenTableNames[which_]));
   return table;
+}
+
+void Lookup::print_bound(const Dataset& dataset, std::size_t layer) const {
+  const std::uint64_t undercount = dataset.accumulators.token_bounds[which_].undercount[layer];
+  if (undercount > 0)
+    std::printf(
+        "          only the most frequent pairs of token and expert are kept: each count is at most %s too low\n",
+        with_commas(undercount).c_str());
 }
 
 std::string Lookup::text_of(std::uint32_t id) const {
@@ -139,6 +149,7 @@ void Lookup::print_expert(const std::string& place) const {
     const std::vector<TokenShare>& tokens = by_expert.at(static_cast<std::size_t>(expert));
     std::printf("\n%s: tokens of layer %d's expert %d, by %s\n", dataset->name.c_str(), decoder_layer, expert,
                 by.c_str());
+    print_bound(*dataset, static_cast<std::size_t>(layer - layers.begin()));
     std::printf("      id     slots  of the expert  of the token    lift  token\n");
     for (const TokenShare& token : tokens)
       std::printf("%8u  %8s       %6.2f %%      %6.2f %%  %6.2f  %s\n", token.token, with_commas(token.count).c_str(),
@@ -167,6 +178,7 @@ void Lookup::print_token(std::uint32_t id) const {
       for (std::size_t i = 0; i < std::min<std::size_t>(4, order.size()) && counts[order[i]] > 0; ++i)
         std::printf(" %zu: %.1f", order[i], 100 * static_cast<double>(counts[order[i]]) / static_cast<double>(total));
       std::printf("\n");
+      print_bound(*dataset, static_cast<std::size_t>(l));
     }
   }
 }

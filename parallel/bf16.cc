@@ -47,4 +47,17 @@ float from_half_bits(std::uint16_t bits) {
   return std::bit_cast<float>(sign | word);
 }
 
+void from_half_bits(std::span<const std::uint16_t> bits, std::span<float> values) {
+  const std::uint16_t* const from = bits.data();
+  float* const to = values.data();
+#pragma omp simd
+  for (std::size_t i = 0; i < bits.size(); ++i) {
+    // Half's exponent and mantissa in binary32's places are the value over 2^112, subnormals too.
+    const std::uint32_t magnitude = from[i] & 0x7fffU;
+    const auto scaled = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude << 13U) * 0x1p112F);
+    const std::uint32_t special = magnitude >= kHalfInfinity ? kFloatInfinity : 0U;
+    to[i] = std::bit_cast<float>((static_cast<std::uint32_t>(from[i] & 0x8000U) << 16U) | scaled | special);
+  }
+}
+
 }  // namespace switchyard

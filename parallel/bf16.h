@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <span>
 
 namespace switchyard {
 
@@ -22,5 +23,7 @@ struct Bf16 {
 /// IEEE binary16 bits of a float, round to nearest even (overflow gives infinity, NaN stays NaN), and back.
 std::uint16_t to_half_bits(float value);
 float from_half_bits(std::uint16_t bits);
+/// Of as many values.
+void from_half_bits(std::span<const std::uint16_t> bits, std::span<float> values);
 
 }  // namespace switchyard

@@ -4,13 +4,14 @@
 #include <array>
 #include <chrono>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "parallel/communicator.h"
 #include "parallel/stop_signal.h"
 #include "pipeline/analysis/document_groups.h"
 #include "pipeline/document_tables.h"
-#include "pipeline/reduce.h"
+#include "pipeline/row_observer.h"
 
 namespace switchyard {
 namespace {
@@ -81,7 +82,9 @@ void PendingSegment::add(const ServedDocument& document) {
 }
 
 std::vector<PhaseSums> PendingSegment::sums() const {
-  std::vector<PhaseSums> phases = sums_of_rows(options_.model, rows_, options_.tables, groups_);
+  RowObserver observer(options_.model, {}, groups_, options_.tables);
+  observer.observe(rows_, std::nullopt);
+  std::vector<PhaseSums> phases = observer.take();
   if (phases.empty()) phases.push_back({TokenPhase::prefill, Accumulators(shape_of(options_.model))});
   for (PhaseSums& phase : phases) phase.sums.documents[0] = phase_documents_.at(static_cast<std::size_t>(phase.phase));
   return phases;

@@ -49,12 +49,13 @@ TokenRows empty_rows_like(const TokenRows& rows) {
 
 Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
                    std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
-                   std::uint64_t dispatched_row_bytes, const Communicator& comm)
+                   std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm)
     : model_(model),
       level_(level),
       excluded_(std::move(excluded_tokens)),
       placement_(placement),
       dispatched_row_bytes_(dispatched_row_bytes),
+      flops_(flops),
       comm_(comm),
       routing_(layers()),
       experts_(layers()),
@@ -118,6 +119,7 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
 
   StepFigures figures;
   figures.tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  figures.flops = flops_.of(step.position);
   count_experts(figures);
   if (level_ != RecordLevel::counts) append_rows(batch, step, losses);
   seconds[static_cast<std::size_t>(Phase::record)] +=
@@ -187,11 +189,13 @@ std::vector<Table> Recorder::dispatch_tables() const {
 
   std::vector<std::uint64_t> slots;
   std::vector<std::uint32_t> tokens;
+  std::vector<double> flops;
   std::vector<float> seconds;
   std::vector<std::uint64_t> step_block;
   for (const StepFigures& step : finished_steps_) {
     slots.insert(slots.end(), step.expert_slots.begin(), step.expert_slots.end());
     tokens.push_back(step.tokens);
+    flops.push_back(step.flops);
     seconds.insert(seconds.end(), step.seconds.begin(), step.seconds.end());
     step_block.push_back(step.block);
   }
@@ -204,6 +208,7 @@ std::vector<Table> Recorder::dispatch_tables() const {
     block.push_back(figures.block);
   }
   comm_.sum_to_root(slots);
+  comm_.sum_to_root(flops);
   comm_.sum_to_root(send_ranks);
   const std::vector<std::uint32_t> all_tokens = comm_.gather_v<std::uint32_t>(tokens);
   const std::vector<float> all_seconds = comm_.gather_v<float>(seconds);
@@ -275,6 +280,12 @@ std::vector<Table> Recorder::dispatch_tables() const {
                     std::move(step_tokens),
                     "1",
                     "tokens each rank brought to the step"});
+  tables.push_back({"/dispatch/flops",
+                    {"step"},
+                    {n_steps},
+                    std::move(flops),
+                    "FLOP",
+                    "floating-point operations of the model for the step's tokens"});
   tables.push_back({"/dispatch/seconds",
                     {"step", "rank", "phase"},
                     {n_steps, n_ranks, kPhases},

@@ -11,6 +11,7 @@
 #include "parallel/expert_placement.h"
 #include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/model/batch.h"
+#include "pipeline/model/model_flops.h"
 #include "pipeline/model/routing.h"
 
 namespace switchyard {
@@ -37,7 +38,7 @@ class Recorder : public RoutingObserver {
   /// for a dense model.
   Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
            std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
-           std::uint64_t dispatched_row_bytes, const Communicator& comm);
+           std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm);
 
   void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) override;
   /// Ends a step: the layers observed since the last call belong to `batch`. seconds: of this rank, by phase; returned
@@ -58,6 +59,7 @@ class Recorder : public RoutingObserver {
   struct StepFigures {
     std::uint64_t block = 0;
     std::uint32_t tokens = 0;
+    double flops = 0;
     std::vector<std::uint64_t> expert_slots;  // [L, E]
     std::array<float, kPhases> seconds{};
   };
@@ -79,6 +81,7 @@ class Recorder : public RoutingObserver {
   std::vector<std::uint8_t> excluded_;
   const ExpertPlacement* placement_;
   std::uint64_t dispatched_row_bytes_;
+  ModelFlops flops_;
   const Communicator& comm_;
   double latest_imbalance_ = 0;
   std::uint64_t row_bytes_ = 0;

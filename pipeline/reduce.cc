@@ -2,34 +2,31 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <functional>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "io/routing_reader.h"
 #include "io/routing_writer.h"
 #include "io/run_folder.h"
 #include "io/stats_file.h"
-#include "parallel/bf16.h"
 #include "parallel/error.h"
 #include "pipeline/analysis/dataset_names.h"
-#include "pipeline/analysis/live_accumulators.h"
+#include "pipeline/analysis/token_phase.h"
 #include "pipeline/first_documents.h"
-#include "pipeline/kernels/router.h"
 #include "pipeline/route_loop.h"
+#include "pipeline/row_observer.h"
 
 namespace switchyard {
 namespace {
 
 using nlohmann::json;
 
-constexpr std::uint64_t kRowsAtOnce = 1 << 17;
-
 std::vector<Table> read_group(const RoutingReader& segment, const std::string& group) {
   std::vector<Table> tables;
-  for (const std::string& path : segment.list(group)) tables.push_back(segment.read(path));
+  for (const std::string& path : segment.list(group)) tables.push_back(segment.read_bare(path));
   return tables;
 }
 
@@ -40,13 +37,14 @@ struct Run {
   std::vector<std::uint8_t> excluded_tokens;
   std::vector<SegmentEntry> segments;
   std::vector<std::uint64_t> corpus_of_segment;
+  std::string token_tables;                    // names of those that were kept
   std::vector<std::uint16_t> document_groups;  // by row of /documents, when rows are recomputed
 };
 
 std::vector<std::uint16_t> read_document_groups(const Run& run) {
   std::vector<std::uint16_t> groups;
   for (const SegmentEntry& entry : run.segments) {
-    const Table ids = RoutingReader(run.folder / entry.file).read("/documents/id");
+    const Table ids = RoutingReader(run.folder / entry.file).read_bare("/documents/id");
     for (const std::string& id : std::get<std::vector<std::string>>(ids.values)) groups.push_back(document_group(id));
   }
   return groups;
@@ -66,6 +64,7 @@ Run open_run(const std::filesystem::path& folder) {
   run.folder = folder;
   const json description = json::parse(read_run_json(folder));
   for (const json& corpus : description.at("identity").at("corpora")) run.corpora.push_back(corpus.at("name"));
+  run.token_tables = description.at("identity").at("token-tables");
   for (const std::uint32_t id : description.at("identity").at("excluded_tokens").get<std::vector<std::uint32_t>>()) {
     if (run.excluded_tokens.empty())
       run.excluded_tokens.resize(description.at("identity").at("model").at("vocabulary").get<std::size_t>(), 0);
@@ -82,121 +81,76 @@ Run open_run(const std::filesystem::path& folder) {
   return run;
 }
 
-std::vector<float> from_half(const std::vector<std::uint16_t>& bits) {
-  std::vector<float> values(bits.size());
-  std::transform(bits.begin(), bits.end(), values.begin(), from_half_bits);
-  return values;
+std::vector<std::uint32_t> read_numbers(const RoutingReader& segment, const char* path) {
+  return std::get<std::vector<std::uint32_t>>(segment.read_bare(path).values);
 }
 
-/// Rows that end with a window's last token, as the accumulators see them, phase by phase.
-class RowObserver {
- public:
-  RowObserver(const ModelFacts& model, const std::vector<std::uint8_t>& excluded,
-              std::span<const std::uint16_t> document_groups, TokenTableChoice tables)
-      : model_(model), excluded_(excluded), document_groups_(document_groups), tables_(tables) {}
-
-  /// next: the token id after the last row, for its target.
-  void observe(const TokenRows& rows, std::optional<std::uint32_t> next) {
-    const std::size_t n = rows.size();
-    const std::vector<std::int64_t> target = targets(rows, next);
-    const std::vector<std::uint8_t> included = included_tokens(rows.id, excluded_);
-    std::vector<std::uint16_t> group;
-    for (const std::uint32_t document : rows.document) {
-      if (document >= document_groups_.size())
-        throw Error("a token's document " + std::to_string(document) + " is not among the run's " +
-                    std::to_string(document_groups_.size()));
-      group.push_back(document_groups_[document]);
-    }
-
-    const std::size_t n_layers = rows.layers.size();
-    std::vector<Routing> routing(n_layers);
-    std::vector<LayerView> views(n_layers);
-    for (std::size_t l = 0; l < n_layers; ++l) {
-      Routing& of_layer = routing[l];
-      if (rows.layers[l].logits.empty()) {
-        of_layer.weights = from_half(rows.layers[l].weight);
-        of_layer.entropy = from_half(rows.layers[l].entropy);
-      } else {
-        of_layer = route_again(rows.layers[l].logits, n, static_cast<int>(l));
-      }
-      views[l] = {rows.layers[l].expert,
-                  of_layer.weights,
-                  of_layer.entropy,
-                  of_layer.margin,
-                  of_layer.top_probability,
-                  of_layer.log_sum_exp,
-                  {}};
-    }
-    for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
-      const auto count = std::count(rows.phase.begin(), rows.phase.end(), phase);
-      if (count == 0) continue;
-      std::vector<std::uint8_t> of_phase;
-      if (static_cast<std::size_t>(count) < n)
-        for (const std::uint8_t number : rows.phase) of_phase.push_back(number == phase ? 1 : 0);
-      std::vector<std::vector<double>> probability_sum(n_layers);
-      for (std::size_t l = 0; l < n_layers; ++l) {
-        if (rows.layers[l].logits.empty()) continue;
-        probability_sum[l] = probability_sums(routing[l].probabilities, both(included, of_phase));
-        views[l].probability_sum = probability_sum[l];
-      }
-      live(static_cast<TokenPhase>(phase))
-          .observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views, of_phase});
-    }
-  }
-
-  LiveAccumulators& live(TokenPhase phase) {
-    auto& of_phase = live_.at(static_cast<std::size_t>(phase));
-    if (!of_phase) of_phase.emplace(shape_of(model_), tables_);
-    return *of_phase;
-  }
-
-  /// Of the phases met.
-  std::vector<PhaseSums> take() {
-    std::vector<PhaseSums> phases;
-    for (std::size_t phase = 0; phase < kTokenPhases; ++phase)
-      if (live_[phase]) phases.push_back({static_cast<TokenPhase>(phase), live_[phase]->take(Communicator::self())});
-    return phases;
-  }
-
- private:
-  /// [n] the id that follows in the document, -1 where there is none or it is not known.
-  static std::vector<std::int64_t> targets(const TokenRows& rows, std::optional<std::uint32_t> next) {
-    const std::size_t n = rows.size();
-    std::vector<std::int64_t> target(n, -1);
-    for (std::size_t t = 0; t < rows.id.size(); ++t) {
-      const bool last =
-          rows.loss.empty() ? t + 1 == n || rows.document[t + 1] != rows.document[t] : std::isnan(rows.loss[t]);
-      if (last) continue;
-      if (t + 1 < n)
-        target[t] = rows.id[t + 1];
-      else if (next)
-        target[t] = *next;
-    }
-    return target;
-  }
-
-  /// Flags set in both, where an empty one has all set.
-  static std::vector<std::uint8_t> both(std::vector<std::uint8_t> a, const std::vector<std::uint8_t>& b) {
-    if (a.empty() || b.empty()) return a.empty() ? b : a;
-    std::transform(a.begin(), a.end(), b.begin(), a.begin(), std::bit_and<>());
-    return a;
-  }
-
-  Routing route_again(const std::vector<float>& logits, std::size_t n, int layer) const {
-    Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);
-    std::copy(logits.begin(), logits.end(), copy.data<float>());
-    return choose_experts(std::move(copy), model_.top_k,
-                          "layer " + std::to_string(model_.moe_layers[static_cast<std::size_t>(layer)]));
-  }
-  const ModelFacts& model_;
-  const std::vector<std::uint8_t>& excluded_;
-  std::span<const std::uint16_t> document_groups_;
-  TokenTableChoice tables_;
-  std::array<std::optional<LiveAccumulators>, kTokenPhases> live_;
+/// A share of a segment's rows: the windows that begin in the part-th of so many equal runs of rows.
+struct RowPart {
+  std::filesystem::path segment, next_segment;  // next: empty behind the last
+  std::uint64_t part = 0;
+  std::uint64_t parts = 1;
 };
 
-/// The fields that token rows do not hold.
-void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
+/// Shows a part's rows to an observer, some at a time, each read while the ones before are looked at; HDF5 is called by
+/// one thread at a time.
+void observe_part(const RowPart& part, std::uint64_t rows_at_once, RowObserver& observer) {
+  const RoutingReader segment(part.segment);
+  if (segment.level() == RecordLevel::counts)
+    throw Error("holds no token rows to recompute from", part.segment.string(),
+                "reduce without --recompute, or route with --record tokens");
+  const std::uint64_t n_rows = segment.n_rows();
+  if (n_rows == 0) return;
+  const bool has_ids = segment.layout().has(RowField::id);
+  const std::vector<std::uint32_t> position = read_numbers(segment, "/tokens/position");
+  const std::vector<std::uint32_t> id = has_ids ? read_numbers(segment, "/tokens/id") : std::vector<std::uint32_t>();
+  const auto window_from = [&](std::uint64_t row) {
+    while (row < n_rows && position[row] != 0) ++row;
+    return row;
+  };
+  const auto id_at = [&](std::uint64_t row) -> std::optional<std::uint32_t> {
+    if (!has_ids) return std::nullopt;
+    if (row < n_rows) return id[row];
+    if (part.next_segment.empty()) return std::nullopt;
+    const RoutingReader following(part.next_segment);
+    return following.n_rows() > 0 ? std::optional(following.read_rows(0, 1).id[0]) : std::nullopt;
+  };
+  const std::uint64_t end = window_from(n_rows * (part.part + 1) / part.parts);
+  const auto piece_end = [&](std::uint64_t first) { return std::min(end, window_from(first + rows_at_once)); };
+
+  std::array<TokenRows, 2> pieces;  // rows that are looked at, and rows that are being read
+  const auto read = [&](std::uint64_t first, std::uint64_t last, TokenRows& rows) {
+    return std::async(std::launch::async, [&, first, last] { segment.read_rows(first, last - first, rows); });
+  };
+  std::uint64_t first = window_from(n_rows * part.part / part.parts);
+  if (first >= end) return;
+  std::uint64_t last = piece_end(first);
+  std::future<void> reading = read(first, last, pieces[0]);
+  for (std::size_t turn = 0; first < end; ++turn) {
+    reading.get();
+    const std::optional<std::uint32_t> next = id_at(last);
+    first = last;
+    last = piece_end(first);
+    if (first < end) reading = read(first, last, pieces[(turn + 1) % 2]);
+    observer.observe(pieces[turn % 2], next);
+  }
+}
+
+/// What token rows do not say of a segment: its number of documents, and at level tokens some of the routing.
+std::vector<PhaseSums> read_unrecorded(const RoutingReader& segment, const AccumulatorShape& shape) {
+  std::vector<Table> tables;
+  for (const char* path : {"/accumulators/totals/tokens", "/accumulators/totals/documents",
+                           "/accumulators/load/probability_sum", "/accumulators/load/z_sum"})
+    tables.push_back(segment.read_bare(path));
+  if (segment.contains("/accumulators/phase")) tables.push_back(segment.read_bare("/accumulators/phase"));
+  for (const char* group : {"/accumulators/margin", "/accumulators/top_probability"})
+    for (Table& table : read_group(segment, group)) tables.push_back(std::move(table));
+  return from_phase_tables(tables, shape, false);
+}
+
+void take_unrecorded(Accumulators& recomputed, const Accumulators& stored, RecordLevel level) {
+  recomputed.documents = stored.documents;
+  if (level == RecordLevel::logits) return;
   recomputed.margin = stored.margin;
   recomputed.margin_histogram = stored.margin_histogram;
   recomputed.top_probability = stored.top_probability;
@@ -206,68 +160,45 @@ void take_unrecorded(Accumulators& recomputed, const Accumulators& stored) {
   recomputed.z_sum = stored.z_sum;
 }
 
-}  // namespace
-
-std::vector<PhaseSums> sums_of_rows(const ModelFacts& model, const TokenRows& rows, TokenTableChoice tables,
-                                    std::span<const std::uint16_t> document_groups) {
-  const std::vector<std::uint8_t> none_excluded;
-  RowObserver observer(model, none_excluded, document_groups, tables);
-  observer.observe(rows, std::nullopt);
-  return observer.take();
-}
-
-std::vector<PhaseSums> recompute_segment(const std::filesystem::path& segment_path,
-                                         const std::filesystem::path& next_segment,
-                                         const std::vector<std::uint8_t>& excluded_tokens,
-                                         std::span<const std::uint16_t> document_groups,
-                                         const std::vector<PhaseSums>& stored) {
-  const RoutingReader segment(segment_path);
-  if (segment.level() == RecordLevel::counts)
-    throw Error("holds no token rows to recompute from", segment_path.string(),
-                "reduce without --recompute, or route with --record tokens");
+/// The token tables that a run kept.
+TokenTableChoice tables_of(const Run& run) {
   TokenTableChoice tables;
-  for (std::size_t which = 0; which < kTokenTables; ++which)
-    tables.keep[which] = std::any_of(stored.begin(), stored.end(), [which](const PhaseSums& phase) {
-      return !phase.sums.token_tables[which].cells().empty();
-    });
-  RowObserver observer(segment.model(), excluded_tokens, document_groups, tables);
-
-  const std::uint64_t n_rows = segment.n_rows();
-  for (std::uint64_t first = 0; first < n_rows;) {
-    // Windows stay whole: rows after the last window's begin wait for the next turn.
-    std::uint64_t count = std::min(kRowsAtOnce, n_rows - first);
-    while (first + count < n_rows) {
-      const std::vector<std::uint32_t> position = segment.read_rows(first, count).position;
-      std::uint64_t end = count;
-      while (end > 1 && position[end - 1] != 0) --end;
-      if (end > 1) {
-        count = end - 1;
-        break;
-      }
-      count = std::min(2 * count, n_rows - first);  // a window longer than that
-    }
-    std::optional<std::uint32_t> next;
-    if (!segment.layout().has(RowField::id)) {
-      // Nothing follows that could be named.
-    } else if (first + count < n_rows) {
-      next = segment.read_rows(first + count, 1).id[0];
-    } else if (!next_segment.empty()) {
-      const RoutingReader following(next_segment);
-      if (following.n_rows() > 0) next = following.read_rows(0, 1).id[0];
-    }
-    observer.observe(segment.read_rows(first, count), next);
-    first += count;
+  const RoutingReader segment(run.folder / run.segments.front().file);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    const std::string name(kTokenTableNames[which]);
+    tables.keep[which] = run.token_tables.find(name) != std::string::npos;
+    const std::string capacity = "/accumulators/tokens/" + name + "/capacity";
+    if (segment.contains(capacity))
+      tables.capacity =
+          std::max(tables.capacity, std::get<std::vector<std::uint64_t>>(segment.read_bare(capacity).values).at(0));
   }
-  for (const PhaseSums& phase : stored) observer.live(phase.phase).add_documents(phase.sums.documents[0]);
-  std::vector<PhaseSums> recomputed = observer.take();
-  if (segment.level() == RecordLevel::tokens)
-    for (PhaseSums& phase : recomputed)
-      for (const PhaseSums& of_stored : stored)
-        if (of_stored.phase == phase.phase) take_unrecorded(phase.sums, of_stored.sums);
-  return recomputed;
+  return tables;
 }
 
-namespace {
+using SumsByPhase = std::array<std::optional<Accumulators>, kTokenPhases>;
+
+void merge_phases(SumsByPhase& sums, std::vector<PhaseSums> more) {
+  for (PhaseSums& phase : more) {
+    std::optional<Accumulators>& sum = sums.at(static_cast<std::size_t>(phase.phase));
+    if (sum)
+      sum->merge(phase.sums);
+    else
+      sum = std::move(phase.sums);
+  }
+}
+
+/// Rows' sums with what rows do not say, which `stored` holds.
+SumsByPhase completed(std::vector<PhaseSums> of_rows, const SumsByPhase& stored, const AccumulatorShape& shape,
+                      RecordLevel level) {
+  SumsByPhase sums;
+  merge_phases(sums, std::move(of_rows));
+  for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
+    if (!sums[phase] && !stored[phase]) continue;
+    if (!sums[phase]) sums[phase].emplace(shape);
+    take_unrecorded(*sums[phase], stored[phase] ? *stored[phase] : Accumulators(shape), level);
+  }
+  return sums;
+}
 
 /// One corpus of a run, a dataset for each phase, on rank 0 the sum over all ranks. What the ranks did is not known by
 /// phase: it goes with the first dataset.
@@ -275,8 +206,15 @@ std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const Mod
                                    const ReduceOptions& options, const std::function<void()>& on_segment,
                                    const Communicator& comm) {
   const AccumulatorShape shape = shape_of(model);
-  std::array<std::optional<Accumulators>, kTokenPhases> sums;
+  SumsByPhase sums;
   RankLoad ranks(model.n_moe_layers(), model.top_k);
+  Cost cost;
+  std::optional<RowObserver> rows;
+  if (options.recompute) rows.emplace(model, run.excluded_tokens, run.document_groups, tables_of(run));
+  std::uint64_t share = 0;  // of the corpus: a segment, or a part of one; dealt to ranks in turn
+  const auto is_mine = [&] {
+    return share++ % static_cast<std::uint64_t>(comm.size()) == static_cast<std::uint64_t>(comm.rank());
+  };
   const auto first = static_cast<std::size_t>(
       std::find(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus) - run.corpus_of_segment.begin());
   const std::uint64_t first_block = first == 0 || first == run.segments.size()
@@ -285,32 +223,39 @@ std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const Mod
   for (std::size_t s = first; s < run.segments.size(); ++s) {
     if (run.corpus_of_segment[s] != corpus) continue;
     on_segment();
-    if (s % static_cast<std::size_t>(comm.size()) != static_cast<std::size_t>(comm.rank())) continue;
-    const std::filesystem::path path = run.folder / run.segments[s].file;
-    const RoutingReader segment(path);
-    std::vector<PhaseSums> stored = from_phase_tables(read_group(segment, "/accumulators"), shape);
-    if (options.recompute) {
-      const std::filesystem::path next =
-          s + 1 < run.segments.size() ? run.folder / run.segments[s + 1].file : std::filesystem::path();
-      stored = recompute_segment(path, next, run.excluded_tokens, run.document_groups, stored);
+    RowPart part{run.folder / run.segments[s].file, {}, 0, 1};
+    if (s + 1 < run.segments.size()) part.next_segment = run.folder / run.segments[s + 1].file;
+    if (rows)
+      part.parts =
+          (std::max<std::uint64_t>(1, run.segments[s].tokens) + options.rows_of_part - 1) / options.rows_of_part;
+    for (; part.part < part.parts; ++part.part) {
+      if (!is_mine()) continue;
+      if (rows) observe_part(part, options.rows_at_once, *rows);
+      if (part.part > 0) continue;
+      const RoutingReader segment(part.segment);
+      merge_phases(sums, rows ? read_unrecorded(segment, shape)
+                              : from_phase_tables(read_group(segment, "/accumulators"), shape));
+      if (!segment.contains("/dispatch")) continue;  // no ranks routed it
+      ranks.add(segment, first_block);
+      cost.add(segment);
     }
-    for (const PhaseSums& phase : stored) {
-      auto& sum = sums.at(static_cast<std::size_t>(phase.phase));
-      if (!sum) sum.emplace(shape);
-      sum->merge(phase.sums);
-    }
-    if (segment.contains("/dispatch")) ranks.add(segment, first_block);
   }
+  if (rows) sums = completed(rows->take(), sums, shape, RoutingReader(run.folder / run.segments.front().file).level());
   ranks.reduce_to_root(comm);
+  cost.reduce_to_root(comm);
+
   std::vector<Dataset> datasets;
   for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
     if (!comm.any(sums[phase].has_value())) continue;
     Accumulators sum = sums[phase] ? std::move(*sums[phase]) : Accumulators(shape);
     sum.reduce_to_root(comm);
     datasets.push_back({dataset_of(run.corpora[corpus], static_cast<TokenPhase>(phase)), std::move(sum),
-                        datasets.empty() ? ranks : RankLoad(model.n_moe_layers(), model.top_k)});
+                        RankLoad(model.n_moe_layers(), model.top_k)});
   }
-  if (datasets.empty()) datasets.push_back({run.corpora[corpus], Accumulators(shape), ranks});
+  if (datasets.empty())
+    datasets.push_back({run.corpora[corpus], Accumulators(shape), RankLoad(model.n_moe_layers(), model.top_k)});
+  datasets.front().ranks = std::move(ranks);
+  datasets.front().cost = cost;
   if (options.per_document > 0) {
     auto documents = usage_of_documents({run.folder, run.segments, run.corpus_of_segment, corpus, run.excluded_tokens},
                                         options.per_document, comm);
@@ -361,6 +306,11 @@ Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const 
     } else {
       part = from_statistics_tables(read_tables(source, std::string(kStatsFormat)), source.string());
     }
+    if (options.peak_flops) part.peak_flops = options.peak_flops;
+    if (named.empty())
+      reduced.peak_flops = part.peak_flops;
+    else if (part.peak_flops != reduced.peak_flops)  // of other machines: no share of a common peak
+      reduced.peak_flops.reset();
     if (reduced.datasets.empty()) reduced.model = part.model;
     if (!(shape_of(part.model) == shape_of(reduced.model)))
       throw Error("routed a model of another shape than " + sources.front().string(), source.string(),

@@ -3,43 +3,28 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <span>
-#include <string>
+#include <optional>
 #include <vector>
 
-#include "io/routing_schema.h"
 #include "parallel/communicator.h"
-#include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/analysis/statistics.h"
-#include "pipeline/analysis/token_phase.h"
 
 namespace switchyard {
 
 struct ReduceOptions {
   bool recompute = false;          // from token rows instead of the segments' accumulators
   std::uint64_t per_document = 0;  // the first so many documents of each corpus are kept apart too, from token rows
+  std::uint64_t rows_at_once = 1 << 16;             // looked at while the next ones are read
+  std::uint64_t rows_of_part = 1 << 20;             // segments of more rows are shared by ranks
+  std::optional<double> peak_flops = std::nullopt;  // of one rank, FLOP/s; none: that of the sources, where they agree
 };
 
-/// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment; memory is the
-/// datasets' accumulators and one segment's. A source is a run's folder or a stats file, which gives what it was made
-/// of. A dataset name that occurs in several sources is preceded by its source's (dataset_names.h). Throws Error when a
-/// folder is no run, a segment is missing, or models differ. The result is
-/// whole on rank 0. on_segment(done, all) is called there.
+/// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment, or part of one
+/// when rows are recomputed; memory is the datasets' accumulators and one segment's, or some rows. A source is a run's
+/// folder or a stats file, which gives what it was made of. A dataset name that occurs in several sources is preceded
+/// by its source's (dataset_names.h). Throws Error when a folder is no run, a segment is missing, or models differ. The
+/// result is whole on rank 0. on_segment(done, all) is called there.
 Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
                        const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm);
-
-/// The accumulators of one segment's rows by phase, computed anew. document_groups: of all documents of the run. What
-/// rows at level tokens do not hold (margin, largest probability, sums of probabilities, z-loss) is taken from
-/// `stored`.
-std::vector<PhaseSums> recompute_segment(const std::filesystem::path& segment,
-                                         const std::filesystem::path& next_segment,
-                                         const std::vector<std::uint8_t>& excluded_tokens,
-                                         std::span<const std::uint16_t> document_groups,
-                                         const std::vector<PhaseSums>& stored);
-
-/// The accumulators of whole documents' rows by phase, as recompute_segment would make them, but for the numbers of
-/// documents. document_groups: of rows.document.
-std::vector<PhaseSums> sums_of_rows(const ModelFacts& model, const TokenRows& rows, TokenTableChoice tables,
-                                    std::span<const std::uint16_t> document_groups);
 
 }  // namespace switchyard

@@ -170,17 +170,22 @@ void describe(const File& file, std::span<const DataSetFacts> data_sets,
 }
 
 Table read_table(const File& file, const std::string& path) {
+  Table table = read_bare_table(file, path);
+  table.dimensions = dimension_names(file.open_data_set(path), file.name(path));
+  table.units = file.string_attribute(path, "units").value_or("");
+  table.long_name = file.string_attribute(path, "long_name").value_or("");
+  return table;
+}
+
+Table read_bare_table(const File& file, const std::string& path) {
   const std::string name = file.name(path);
   if (!file.contains(path)) throw Error("there is no such data set", name);
   const DataSet data_set = file.open_data_set(path);
   Table table;
   table.path = path;
-  table.dimensions = dimension_names(data_set, name);
   table.shape = shape_of(data_set);
   require_readable(table.shape, name);
   table.values = read_values(data_set, table.size(), name);
-  table.units = file.string_attribute(path, "units").value_or("");
-  table.long_name = file.string_attribute(path, "long_name").value_or("");
   return table;
 }
 

@@ -30,6 +30,8 @@ void describe(const File& file, std::span<const DataSetFacts> data_sets,
 /// A data set, whole: integers by size and sign (8-bit signed ones widened), float16 as float, strings of fixed or any
 /// length. Throws Error naming file and path when there is none, or it holds something else.
 Table read_table(const File& file, const std::string& path);
+/// The same without names of dimensions, units and long name, which take longer to read than a small table's values.
+Table read_bare_table(const File& file, const std::string& path);
 /// Data sets below a group but pure dimension scales, by name. Empty when there is no such group.
 std::vector<std::string> data_sets_below(const File& file, const std::string& group);
 

@@ -337,6 +337,73 @@ void sum_to_root(SparseCounts& counts, const Communicator& comm) {
   }
 }
 
+/// Cells of a layer of a token table.
+std::uint64_t layer_cells(const AccumulatorShape& shape) {
+  return static_cast<std::uint64_t>(shape.vocabulary) * static_cast<std::uint64_t>(shape.experts);
+}
+
+/// change(part, layer) on each layer's part of a token table.
+template <typename F>
+void change_layers(SparseCounts& table, const AccumulatorShape& shape, F change) {
+  SparseCounts changed;
+  for (int l = 0; l < shape.layers; ++l) {
+    const std::uint64_t begin = static_cast<std::uint64_t>(l) * layer_cells(shape);
+    SparseCounts part = table.between(begin, begin + layer_cells(shape));
+    change(part, static_cast<std::size_t>(l));
+    for (std::size_t i = 0; i < part.cells().size(); ++i) changed.append(part.cells()[i], part.counts()[i]);
+  }
+  table = std::move(changed);
+}
+
+/// Collective. As sum_to_root, layer by layer: the root never holds more than a layer of all ranks' tables.
+void sum_to_root(SparseCounts& table, TableBound& bound, const AccumulatorShape& shape, const Communicator& comm) {
+  for (const std::uint64_t capacity : comm.all_gather<std::uint64_t>(bound.capacity))
+    bound.merge({capacity, std::vector<std::uint64_t>(bound.undercount.size(), 0)});
+  comm.sum_to_root(bound.undercount);
+  change_layers(table, shape, [&](SparseCounts& part, std::size_t layer) {
+    sum_to_root(part, comm);
+    if (bound.capacity > 0 && comm.rank() == 0) bound.undercount[layer] += part.compact(bound.capacity);
+  });
+}
+
+void append_bounds(std::vector<Table>& tables, const std::vector<const Accumulators*>& datasets,
+                   const std::string& root, std::size_t which) {
+  const std::string group = root + "/tokens/" + std::string(kTokenTableNames[which]);
+  std::vector<std::uint64_t> capacity;
+  std::vector<std::uint64_t> undercount;
+  for (const Accumulators* a : datasets) {
+    const TableBound& bound = a->token_bounds[which];
+    capacity.push_back(bound.capacity);
+    undercount.insert(undercount.end(), bound.undercount.begin(), bound.undercount.end());
+  }
+  const auto layers = static_cast<std::uint64_t>(datasets.front()->shape.layers);
+  tables.push_back({group + "/capacity",
+                    {"dataset"},
+                    {datasets.size()},
+                    std::move(capacity),
+                    "1",
+                    "most cells of a layer that are kept, the most frequent ones; 0: all"});
+  tables.push_back({group + "/undercount",
+                    {"dataset", "layer"},
+                    {datasets.size(), layers},
+                    std::move(undercount),
+                    "1",
+                    "bound on the slots missing from a cell's value, also of a cell that is not there"});
+}
+
+/// The inverse; without them tables are whole.
+void read_bounds(const TableIndex& index, std::vector<Accumulators>& datasets, std::size_t which) {
+  const std::string group = "/tokens/" + std::string(kTokenTableNames[which]);
+  if (index.find(group + "/capacity") == nullptr) return;
+  const auto layers = static_cast<std::size_t>(datasets.front().shape.layers);
+  const auto& capacity = index.values<std::uint64_t>(group + "/capacity", datasets.size());
+  const auto& undercount = index.values<std::uint64_t>(group + "/undercount", datasets.size() * layers);
+  for (std::size_t d = 0; d < datasets.size(); ++d) {
+    const auto begin = undercount.begin() + static_cast<std::ptrdiff_t>(d * layers);
+    datasets[d].token_bounds[which] = {capacity[d], {begin, begin + static_cast<std::ptrdiff_t>(layers)}};
+  }
+}
+
 template <typename T>
 void add_into(std::vector<T>& to, const std::vector<T>& from) {
   std::transform(to.begin(), to.end(), from.begin(), to.begin(), std::plus<>());
@@ -359,9 +426,15 @@ Moments Moments::of(std::span<const float> values) {
     squares += d * d;
   }
   m.m2 = squares;
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  m.min = static_cast<double>(*low);
-  m.max = static_cast<double>(*high);
+  float low = values[0];
+  float high = values[0];
+#pragma omp simd reduction(min : low) reduction(max : high)
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    low = std::min(low, values[i]);
+    high = std::max(high, values[i]);
+  }
+  m.min = static_cast<double>(low);
+  m.max = static_cast<double>(high);
   return m;
 }
 
@@ -385,11 +458,17 @@ double Moments::deviation() const {
   return n == 0 ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(m2 / static_cast<double>(n));
 }
 
+void TableBound::merge(const TableBound& other) {
+  if (other.capacity > 0) capacity = capacity > 0 ? std::min(capacity, other.capacity) : other.capacity;
+  add_into(undercount, other.undercount);
+}
+
 Accumulators::Accumulators(const AccumulatorShape& wanted)
     : shape(wanted), paths(static_cast<std::size_t>(wanted.layers), kPathCapacity) {
   for (const auto& field : count_fields()) (this->*field.member).assign(elements(field, shape), 0);
   for (const auto& field : sum_fields()) (this->*field.member).assign(elements(field, shape), 0);
   for (const auto& field : moment_fields()) (this->*field.member).assign(elements(field, shape), {});
+  for (TableBound& bound : token_bounds) bound.undercount.assign(static_cast<std::size_t>(shape.layers), 0);
 }
 
 void Accumulators::merge(const Accumulators& other) {
@@ -402,7 +481,14 @@ void Accumulators::merge(const Accumulators& other) {
     for (std::size_t i = 0; i < (this->*field.member).size(); ++i)
       (this->*field.member)[i].merge((other.*field.member)[i]);
   paths.merge(other.paths);
-  for (std::size_t i = 0; i < kTokenTables; ++i) token_tables[i].merge(other.token_tables[i]);
+  for (std::size_t i = 0; i < kTokenTables; ++i) {
+    token_tables[i].merge(other.token_tables[i]);
+    token_bounds[i].merge(other.token_bounds[i]);
+    if (token_bounds[i].capacity > 0)
+      change_layers(token_tables[i], shape, [&](SparseCounts& part, std::size_t layer) {
+        token_bounds[i].undercount[layer] += part.compact(token_bounds[i].capacity);
+      });
+  }
   group_counts.merge(other.group_counts);
 }
 
@@ -441,7 +527,7 @@ void Accumulators::reduce_to_root(const Communicator& comm) {
     for (std::size_t i = 0; i < counts.size(); ++i)
       paths.add(std::span(experts).subspan(i * paths.length(), paths.length()), counts[i]);
   }
-  for (SparseCounts& table : token_tables) sum_to_root(table, comm);
+  for (std::size_t i = 0; i < kTokenTables; ++i) sum_to_root(token_tables[i], token_bounds[i], shape, comm);
   sum_to_root(group_counts, comm);
 }
 
@@ -453,26 +539,34 @@ std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, c
   append_moments(tables, datasets, root);
   append_paths(tables, datasets, root);
   const AccumulatorShape& shape = datasets.front()->shape;
-  for (std::size_t which = 0; which < kTokenTables; ++which)
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
     append_sparse(tables, datasets, root, token_field(which, shape),
                   [which](const Accumulators& a) -> const SparseCounts& { return a.token_tables[which]; });
+    append_bounds(tables, datasets, root, which);
+  }
   append_sparse(tables, datasets, root, group_field(shape),
                 [](const Accumulators& a) -> const SparseCounts& { return a.group_counts; });
   return tables;
 }
 
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
-                                      const AccumulatorShape& shape) {
+                                      const AccumulatorShape& shape, bool whole) {
   const TableIndex index(tables, root);
+  const auto wanted = [&](const std::string& path) { return whole || index.find(path) != nullptr; };
   std::vector<Accumulators> datasets(index.at("/totals/tokens").size(), Accumulators(shape));
   if (datasets.empty()) return datasets;
-  for (const auto& field : count_fields()) read_field(index, field, datasets);
-  for (const auto& field : sum_fields()) read_field(index, field, datasets);
-  for (const auto& field : moment_fields()) read_moments(index, field, datasets);
-  read_paths(index, datasets);
-  for (std::size_t which = 0; which < kTokenTables; ++which)
+  for (const auto& field : count_fields())
+    if (wanted(field.path)) read_field(index, field, datasets);
+  for (const auto& field : sum_fields())
+    if (wanted(field.path)) read_field(index, field, datasets);
+  for (const auto& field : moment_fields())
+    if (wanted(std::string(field.path) + "/n")) read_moments(index, field, datasets);
+  if (wanted("/paths/count")) read_paths(index, datasets);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
     read_sparse(index, token_field(which, shape), datasets,
                 [which](Accumulators& a) -> SparseCounts& { return a.token_tables[which]; });
+    read_bounds(index, datasets, which);
+  }
   read_sparse(index, group_field(shape), datasets, [](Accumulators& a) -> SparseCounts& { return a.group_counts; });
   return datasets;
 }

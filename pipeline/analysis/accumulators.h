@@ -61,6 +61,16 @@ enum class TokenTable : std::uint8_t { input, target, predicted };
 inline constexpr std::size_t kTokenTables = 3;
 inline constexpr std::array<std::string_view, kTokenTables> kTokenTableNames = {"input", "target", "predicted"};
 
+/// How much of a token table is kept: all of it, or the most frequent cells of each layer (misra_gries.h).
+struct TableBound {
+  std::uint64_t capacity = 0;             // most cells of a layer; 0: all
+  std::vector<std::uint64_t> undercount;  // [L] a cell's true count is in [count, count + undercount]; 0: exact
+
+  /// Takes in another table's bound: the tables' sum keeps as much as the smaller of them.
+  void merge(const TableBound& other);
+  bool operator==(const TableBound&) const = default;
+};
+
 /// Everything the record keeps of one dataset besides its rows: plain, mergeable data. merge() is exact for counts and
 /// associative for moments up to rounding. Layer means MoE layer; slot j of a token is its j-th choice.
 struct Accumulators {
@@ -92,7 +102,8 @@ struct Accumulators {
 
   PathSketch paths;
   std::array<SparseCounts, kTokenTables> token_tables;  // cell = (layer * V + token) * E + expert
-  SparseCounts group_counts;                            // slots; cell = (layer * kDocumentGroups + group) * E + expert
+  std::array<TableBound, kTokenTables> token_bounds;
+  SparseCounts group_counts;  // slots; cell = (layer * kDocumentGroups + group) * E + expert
 
   explicit Accumulators(const AccumulatorShape& shape = {});
   /// Throws Error when the shapes differ.
@@ -108,8 +119,8 @@ struct Accumulators {
 /// in stats.h5).
 std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, const std::string& root);
 /// The inverse, for all datasets of such tables (others are ignored). Throws Error naming a table that is missing or
-/// has the wrong shape.
+/// has the wrong shape; with `whole` false a missing one leaves its field as it is when nothing was counted.
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
-                                      const AccumulatorShape& shape);
+                                      const AccumulatorShape& shape, bool whole = true);
 
 }  // namespace switchyard

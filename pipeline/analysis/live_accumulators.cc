@@ -36,18 +36,21 @@ std::span<const float> included_values(const TokenView& tokens, std::span<const 
   return kept;
 }
 
-std::int64_t id_or_none(std::span<const std::uint32_t> ids, std::size_t t) {
-  return ids.empty() ? -1 : static_cast<std::int64_t>(ids[t]);
-}
-
 /// Sums of what is not known.
 void set_unknown(double* sums, std::size_t n) { std::fill_n(sums, n, std::numeric_limits<double>::quiet_NaN()); }
 
+/// Without a branch, which could not be foreseen.
 bool intersect(const std::uint16_t* a, const std::uint16_t* b, std::size_t k) {
+  bool common = false;
   for (std::size_t i = 0; i < k; ++i)
-    for (std::size_t j = 0; j < k; ++j)
-      if (a[i] == b[j]) return true;
-  return false;
+    for (std::size_t j = 0; j < k; ++j) common |= a[i] == b[j];
+  return common;
+}
+
+/// Of a token table.
+std::uint64_t table_cells(const AccumulatorShape& shape) {
+  return static_cast<std::uint64_t>(shape.layers) * static_cast<std::uint64_t>(shape.vocabulary) *
+         static_cast<std::uint64_t>(shape.experts);
 }
 
 /// A table [rows, E] for each layer.
@@ -80,7 +83,41 @@ SparseCounts take_tables(std::vector<std::vector<std::uint32_t>>& tables, const 
   return taken;
 }
 
+/// From pairs of a choice and a later one: pairs both ways, and the experts' slots on the diagonal.
+void complete_coactivation(Accumulators& sums) {
+  const auto n_experts = static_cast<std::size_t>(sums.shape.experts);
+  for (int l = 0; l < sums.shape.layers; ++l) {
+    std::uint64_t* table = sums.coactivation.data() + static_cast<std::size_t>(l) * n_experts * n_experts;
+    const std::vector<std::uint64_t> slots = sums.layer_counts(l);
+    for (std::size_t a = 0; a < n_experts; ++a) {
+      table[a * n_experts + a] = slots[a];
+      for (std::size_t b = 0; b < a; ++b)
+        table[a * n_experts + b] = table[b * n_experts + a] += table[a * n_experts + b];
+    }
+  }
+}
+
 }  // namespace
+
+/// Tokens of one position bucket and one group of documents, behind the run before: what these say of a token is looked
+/// up once for the run.
+struct LiveAccumulators::Run {
+  std::size_t end = 0;
+  std::size_t bucket = 0;
+  std::size_t group = 0;
+};
+
+std::vector<LiveAccumulators::Run> LiveAccumulators::runs_of(const TokenView& tokens) {
+  std::vector<Run> runs;
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    const auto bucket = std::min<std::size_t>(kPositionBuckets - 1,
+                                              static_cast<std::size_t>(std::bit_width(tokens.position[t] + 1U)) - 1);
+    if (runs.empty() || runs.back().bucket != bucket || runs.back().group != tokens.group[t])
+      runs.push_back({t, bucket, tokens.group[t]});
+    runs.back().end = t + 1;
+  }
+  return runs;
+}
 
 std::vector<std::uint8_t> included_tokens(std::span<const std::uint32_t> ids, std::span<const std::uint8_t> excluded) {
   std::vector<std::uint8_t> included;
@@ -102,19 +139,34 @@ std::vector<double> probability_sums(TensorView probabilities, std::span<const s
 
 LiveAccumulators::LiveAccumulators(const AccumulatorShape& shape, TokenTableChoice tables)
     : shape_(shape), choice_(tables), sums_(shape), dense_groups_(empty_tables(shape, kDocumentGroups, true)) {
-  for (std::size_t which = 0; which < kTokenTables; ++which)
-    dense_[which] = empty_tables(shape, shape.vocabulary, tables.keep[which]);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    if (tables.keep[which] && tables.capacity > 0)
+      frequent_[which].assign(static_cast<std::size_t>(shape.layers), FrequentCells(tables.capacity));
+    else
+      dense_[which] = empty_tables(shape, shape.vocabulary, tables.keep[which]);
+  }
+}
+
+TokenTableChoice TokenTableChoice::within(std::uint64_t cells, const AccumulatorShape& shape) {
+  TokenTableChoice choice;
+  if (shape.layers > 0 && table_cells(shape) > cells)
+    choice.capacity =
+        FrequentCells::capacity_within(cells * sizeof(std::uint32_t) / static_cast<std::uint64_t>(shape.layers));
+  return choice;
 }
 
 std::uint64_t LiveAccumulators::table_bytes(const AccumulatorShape& shape, TokenTableChoice tables) {
   const auto kept = static_cast<std::uint64_t>(std::count(tables.keep.begin(), tables.keep.end(), true));
-  return kept * sizeof(std::uint32_t) * static_cast<std::uint64_t>(shape.layers) *
-         static_cast<std::uint64_t>(shape.vocabulary) * static_cast<std::uint64_t>(shape.experts);
+  return kept * (tables.capacity > 0 ? static_cast<std::uint64_t>(shape.layers) * FrequentCells::bytes(tables.capacity)
+                                     : table_cells(shape) * sizeof(std::uint32_t));
 }
 
 void LiveAccumulators::absorb(LiveAccumulators& other) {
   sums_.merge(other.sums_);
-  for (std::size_t which = 0; which < kTokenTables; ++which) add_into(dense_[which], other.dense_[which]);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    add_into(dense_[which], other.dense_[which]);
+    for (std::size_t l = 0; l < frequent_[which].size(); ++l) frequent_[which][l].merge(other.frequent_[which][l]);
+  }
   add_into(dense_groups_, other.dense_groups_);
   other.clear();
 }
@@ -122,16 +174,19 @@ void LiveAccumulators::absorb(LiveAccumulators& other) {
 void LiveAccumulators::clear() {
   sums_ = Accumulators(shape_);
   for (auto& tables : dense_) set_to_zero(tables);
+  for (auto& layers : frequent_)
+    for (FrequentCells& cells : layers) cells.clear();
   set_to_zero(dense_groups_);
 }
 
 void LiveAccumulators::observe(const TokenView& tokens) {
+  const std::vector<Run> runs = runs_of(tokens);
   // Layers touch disjoint counters, so they need no locks and the result does not depend on the number of threads; one
   // more task sees what is of no layer.
 #pragma omp parallel for schedule(dynamic, 1)
   for (int task = 0; task <= shape_.layers; ++task) {
     if (task < shape_.layers) {
-      observe_layer(tokens, task);
+      observe_layer(tokens, runs, task);
     } else {
       observe_tokens(tokens);
       if (shape_.layers > 0) observe_paths(tokens);
@@ -156,71 +211,188 @@ void LiveAccumulators::observe_tokens(const TokenView& tokens) {
   sums_.loss[0].merge(Moments::of(losses));
 }
 
-void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
+/// One layer's counters while n tokens are counted into them. Each loop touches one table, so that it stays in the
+/// cache. TopK: the number of choices, or 0 for any.
+template <std::size_t TopK>
+class LiveAccumulators::LayerCounter {
+ public:
+  LayerCounter(LiveAccumulators& live, const TokenView& tokens, std::size_t layer)
+      : live_(live),
+        sums_(live.sums_),
+        tokens_(tokens),
+        layer_(layer),
+        n_(tokens.size()),
+        k_(static_cast<std::size_t>(live.shape_.top_k)),
+        n_experts_(static_cast<std::size_t>(live.shape_.experts)),
+        experts_(tokens.layers[layer].expert.data()) {}
+
+  void count_slots(std::span<const Run> runs);
+  void count_pairs();
+  void count_tokens();
+  void count_flow();
+  void count_repetition();
+  void sum_weights();
+
+ private:
+  /// visit(t, choices of token t) for the included tokens from `first` on. What it and visit need is held in locals:
+  /// counters may be anywhere, so that members would be loaded again behind each of them.
+  template <typename F>
+  void for_each(std::size_t first, std::size_t end, F visit) const {
+    const std::uint16_t* const experts = experts_;
+    const std::uint8_t* const included = tokens_.included.empty() ? nullptr : tokens_.included.data();
+    const std::uint8_t* const of_phase = tokens_.of_phase.empty() ? nullptr : tokens_.of_phase.data();
+    const std::size_t k = top_k();
+    for (std::size_t t = first; t < end; ++t)
+      if ((included == nullptr || included[t] != 0) && (of_phase == nullptr || of_phase[t] != 0))
+        visit(t, experts + t * k);
+  }
+  std::size_t top_k() const { return TopK > 0 ? TopK : k_; }
+
+  LiveAccumulators& live_;
+  Accumulators& sums_;
+  const TokenView& tokens_;
+  const std::size_t layer_, n_, k_, n_experts_;
+  const std::uint16_t* const experts_;
+};
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_slots(std::span<const Run> runs) {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  std::uint64_t* const slot_count = sums_.slot_count.data() + layer_ * k * n_experts;
+  std::uint64_t* const position_count = sums_.position_count.data() + layer_ * kPositionBuckets * n_experts;
+  std::uint32_t* const groups = live_.dense_groups_[layer_].data();
+  std::vector<std::uint32_t> of_run(k * n_experts);
+  std::size_t begin = 0;
+  for (const Run& run : runs) {
+    for_each(begin, run.end, [&](std::size_t, const std::uint16_t* expert) {
+      for (std::size_t j = 0; j < k; ++j) ++of_run[j * n_experts + expert[j]];
+    });
+    for (std::size_t j = 0; j < k; ++j)
+      for (std::size_t e = 0; e < n_experts; ++e) {
+        const std::uint32_t count = std::exchange(of_run[j * n_experts + e], 0);
+        slot_count[j * n_experts + e] += count;
+        position_count[run.bucket * n_experts + e] += count;
+        groups[run.group * n_experts + e] += count;
+      }
+    begin = run.end;
+  }
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_pairs() {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  std::uint64_t* const coactivation = sums_.coactivation.data() + layer_ * n_experts * n_experts;
+  for_each(0, n_, [=](std::size_t, const std::uint16_t* expert) {
+    for (std::size_t i = 0; i < k; ++i)
+      for (std::size_t j = i + 1; j < k; ++j) ++coactivation[expert[i] * n_experts + expert[j]];
+  });
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_tokens() {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    const auto count = [&](auto add) {
+      const auto add_choices = [=](std::size_t id, const std::uint16_t* expert) {
+        for (std::size_t j = 0; j < k; ++j) add(id * n_experts + expert[j]);
+      };
+      if (which == static_cast<std::size_t>(TokenTable::target)) {
+        for_each(0, n_, [=, target = tokens_.target.data()](std::size_t t, const std::uint16_t* expert) {
+          if (target[t] >= 0) add_choices(static_cast<std::size_t>(target[t]), expert);
+        });
+      } else {
+        const auto ids = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token : tokens_.predicted;
+        if (ids.empty()) return;
+        for_each(0, n_,
+                 [=, id = ids.data()](std::size_t t, const std::uint16_t* expert) { add_choices(id[t], expert); });
+      }
+    };
+    if (!live_.dense_[which].empty())
+      count([table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; });
+    else if (!live_.frequent_[which].empty())
+      count([table = &live_.frequent_[which][layer_]](std::size_t cell) { table->add(cell); });
+  }
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_flow() {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  if (layer_ == 0) return;
+  std::uint64_t* const flow = sums_.flow.data() + (layer_ - 1) * n_experts * n_experts;
+  std::uint64_t* const flow_top1 = sums_.flow_top1.data() + (layer_ - 1) * n_experts * n_experts;
+  const std::uint16_t* const previous = tokens_.layers[layer_ - 1].expert.data();
+  for_each(0, n_, [=](std::size_t t, const std::uint16_t* to) {
+    const std::uint16_t* from = previous + t * k;
+    ++flow_top1[from[0] * n_experts + to[0]];
+    for (std::size_t i = 0; i < k; ++i)
+      for (std::size_t j = 0; j < k; ++j) ++flow[from[i] * n_experts + to[j]];
+  });
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_repetition() {
+  const std::size_t k = top_k();
+  std::uint64_t top1 = 0;
+  std::uint64_t any = 0;
+  for_each(1, n_, [&](std::size_t t, const std::uint16_t* expert) {
+    if (tokens_.position[t] == 0 || !is_included(tokens_, t - 1)) return;
+    top1 += expert[0] == *(expert - k) ? 1 : 0;
+    any += intersect(expert, expert - k, k) ? 1 : 0;
+  });
+  sums_.repeat_top1[layer_] += top1;
+  sums_.repeat_any[layer_] += any;
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::sum_weights() {
+  const std::size_t k = top_k();
+  const std::size_t n_experts = n_experts_;
+  if (tokens_.layers[layer_].weight.empty()) return;
+  const float* const weights = tokens_.layers[layer_].weight.data();
+  double* const weight_sum = sums_.weight_sum.data() + layer_ * k * n_experts;
+  std::uint64_t* const histogram = sums_.weight_histogram.data() + layer_ * k * kHistogramBins;
+  for_each(0, n_, [=](std::size_t t, const std::uint16_t* expert) {
+    for (std::size_t j = 0; j < k; ++j) {
+      const float weight = weights[t * k + j];
+      weight_sum[j * n_experts + expert[j]] += static_cast<double>(weight);
+      Histogram(histogram + j * kHistogramBins, 1.0).add(weight);
+    }
+  });
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::count_choices(const TokenView& tokens, std::span<const Run> runs, std::size_t layer) {
+  LayerCounter<TopK> counter(*this, tokens, layer);
+  counter.count_slots(runs);
+  counter.count_pairs();
+  counter.count_tokens();
+  counter.count_flow();
+  counter.count_repetition();
+  counter.sum_weights();
+}
+
+void LiveAccumulators::observe_layer(const TokenView& tokens, std::span<const Run> runs, int layer) {
   const LayerView& view = tokens.layers[static_cast<std::size_t>(layer)];
   const auto l = static_cast<std::size_t>(layer);
-  const auto k = static_cast<std::size_t>(shape_.top_k);
   const auto n_experts = static_cast<std::size_t>(shape_.experts);
-  const std::size_t n = tokens.size();
-  const std::uint16_t* previous = layer > 0 ? tokens.layers[l - 1].expert.data() : nullptr;
+  // The usual numbers of choices have loops of a fixed length.
+  switch (shape_.top_k) {
+    case 2:
+      count_choices<2>(tokens, runs, l);
+      break;
+    case 8:
+      count_choices<8>(tokens, runs, l);
+      break;
+    default:
+      count_choices<0>(tokens, runs, l);
+  }
 
-  // Counters that layers keep side by side are summed here first: threads must not share a cache line in the loop.
-  std::uint64_t repeat_top1 = 0;
-  std::uint64_t repeat_any = 0;
   std::uint64_t confident = 0;
   double z_sum = 0;
-  std::uint64_t* slot_count = sums_.slot_count.data() + l * k * n_experts;
-  double* weight_sum = sums_.weight_sum.data() + l * k * n_experts;
-  std::uint64_t* position_count = sums_.position_count.data() + l * kPositionBuckets * n_experts;
-  std::uint64_t* coactivation = sums_.coactivation.data() + l * n_experts * n_experts;
-  std::uint64_t* flow = layer > 0 ? sums_.flow.data() + (l - 1) * n_experts * n_experts : nullptr;
-  std::uint64_t* flow_top1 = layer > 0 ? sums_.flow_top1.data() + (l - 1) * n_experts * n_experts : nullptr;
-  std::vector<Histogram> weight_histogram;
-  for (std::size_t j = 0; j < k; ++j)
-    weight_histogram.emplace_back(sums_.weight_histogram.data() + (l * k + j) * kHistogramBins, 1.0);
-  std::array<std::uint32_t*, kTokenTables> table{};
-  for (std::size_t which = 0; which < kTokenTables; ++which)
-    table[which] = choice_.keep[which] ? dense_[which][l].data() : nullptr;
-  std::uint32_t* const groups = dense_groups_[l].data();
-
-  for (std::size_t t = 0; t < n; ++t) {
-    if (!is_included(tokens, t)) continue;
-    const std::uint16_t* expert = view.expert.data() + t * k;
-    const auto bucket = std::min<std::size_t>(kPositionBuckets - 1,
-                                              static_cast<std::size_t>(std::bit_width(tokens.position[t] + 1U)) - 1);
-    for (std::size_t j = 0; j < k; ++j) {
-      const std::size_t e = expert[j];
-      ++slot_count[j * n_experts + e];
-      if (!view.weight.empty()) {
-        weight_sum[j * n_experts + e] += static_cast<double>(view.weight[t * k + j]);
-        weight_histogram[j].add(view.weight[t * k + j]);
-      }
-      ++position_count[bucket * n_experts + e];
-      for (std::size_t i = 0; i < k; ++i) ++coactivation[e * n_experts + expert[i]];
-    }
-    std::uint32_t* group = groups + tokens.group[t] * n_experts;
-    for (std::size_t j = 0; j < k; ++j) ++group[expert[j]];
-    const std::array<std::int64_t, kTokenTables> token = {id_or_none(tokens.token, t), tokens.target[t],
-                                                          id_or_none(tokens.predicted, t)};
-    for (std::size_t which = 0; which < kTokenTables; ++which) {
-      if (table[which] == nullptr || token[which] < 0) continue;
-      std::uint32_t* row = table[which] + static_cast<std::size_t>(token[which]) * n_experts;
-      for (std::size_t j = 0; j < k; ++j) ++row[expert[j]];
-    }
-    if (previous != nullptr) {
-      const std::uint16_t* from = previous + t * k;
-      ++flow_top1[from[0] * n_experts + expert[0]];
-      for (std::size_t i = 0; i < k; ++i)
-        for (std::size_t j = 0; j < k; ++j) ++flow[from[i] * n_experts + expert[j]];
-    }
-    if (t > 0 && tokens.position[t] > 0 && is_included(tokens, t - 1)) {
-      repeat_top1 += expert[0] == expert[-static_cast<std::ptrdiff_t>(k)] ? 1 : 0;
-      repeat_any += intersect(expert, expert - k, k) ? 1 : 0;
-    }
-  }
-  sums_.repeat_top1[l] += repeat_top1;
-  sums_.repeat_any[l] += repeat_any;
-
   const auto spread = [&](std::span<const float> values, std::vector<Moments>& moments, std::uint64_t* bins,
                           double high) {
     if (values.empty()) return;
@@ -243,8 +415,9 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, int layer) {
   sums_.z_sum[l] += z_sum;
   for (std::size_t e = 0; e < view.probability_sum.size(); ++e)
     sums_.probability_sum[l * n_experts + e] += view.probability_sum[e];
-  if (n == 0) return;
-  if (view.weight.empty()) set_unknown(weight_sum, k * n_experts);
+  if (tokens.size() == 0) return;
+  const std::size_t of_layer = static_cast<std::size_t>(shape_.top_k) * n_experts;
+  if (view.weight.empty()) set_unknown(sums_.weight_sum.data() + l * of_layer, of_layer);
   if (view.probability_sum.empty()) set_unknown(sums_.probability_sum.data() + l * n_experts, n_experts);
   if (view.log_sum_exp.empty()) set_unknown(sums_.z_sum.data() + l, 1);
 }
@@ -262,9 +435,22 @@ void LiveAccumulators::observe_paths(const TokenView& tokens) {
 
 Accumulators LiveAccumulators::take(const Communicator& comm) {
   Accumulators taken = std::exchange(sums_, Accumulators(shape_));
+  complete_coactivation(taken);
+  const std::uint64_t layer_cells =
+      static_cast<std::uint64_t>(shape_.vocabulary) * static_cast<std::uint64_t>(shape_.experts);
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    for (std::size_t l = 0; l < frequent_[which].size(); ++l) {
+      FrequentCells& of_layer = frequent_[which][l];
+      const SparseCounts kept = of_layer.counts();
+      for (std::size_t i = 0; i < kept.cells().size(); ++i)
+        taken.token_tables[which].append(l * layer_cells + kept.cells()[i], kept.counts()[i]);
+      taken.token_bounds[which].capacity = choice_.capacity;
+      taken.token_bounds[which].undercount[l] = of_layer.undercount();
+      of_layer.clear();
+    }
   taken.reduce_to_root(comm);
   for (std::size_t which = 0; which < kTokenTables; ++which)
-    taken.token_tables[which] = take_tables(dense_[which], comm);
+    if (!dense_[which].empty()) taken.token_tables[which] = take_tables(dense_[which], comm);
   taken.group_counts = take_tables(dense_groups_, comm);
   return taken;
 }

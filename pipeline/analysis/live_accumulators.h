@@ -7,6 +7,7 @@
 
 #include "parallel/tensor.h"
 #include "pipeline/analysis/accumulators.h"
+#include "pipeline/analysis/frequent_cells.h"
 
 namespace switchyard {
 
@@ -44,9 +45,16 @@ std::vector<std::uint8_t> included_tokens(std::span<const std::uint32_t> ids, st
 /// [E] sums over included tokens of router probabilities, [n, E] f32.
 std::vector<double> probability_sums(TensorView probabilities, std::span<const std::uint8_t> included);
 
-/// Which token tables to keep: each costs L * V * E * 4 bytes while running.
+/// Token tables of no more cells (L * V * E) than this are counted exactly, unless told otherwise: 256 MiB each.
+inline constexpr std::uint64_t kExactTokenCells = std::uint64_t{1} << 26U;
+
+/// Which token tables to keep, and how many cells of each layer.
 struct TokenTableChoice {
   std::array<bool, kTokenTables> keep = {true, true, true};
+  std::uint64_t capacity = 0;  // 0: all of them, exactly; else the most frequent ones
+
+  /// Exact tables where they have at most `cells` cells, else as many frequent ones as take the memory of `cells`.
+  static TokenTableChoice within(std::uint64_t cells, const AccumulatorShape& shape);
 };
 
 /// Accumulators that are being filled. The same code sees tokens as they are routed and rows read back, so that both
@@ -64,19 +72,28 @@ class LiveAccumulators {
   /// Collective. The sum over ranks (on rank 0) of what was observed since the last call.
   Accumulators take(const Communicator& comm);
 
-  /// Bytes that the token tables of a shape need on each rank.
+  /// Bytes that the token tables of a shape take at most in one of these.
   static std::uint64_t table_bytes(const AccumulatorShape& shape, TokenTableChoice tables);
 
  private:
+  struct Run;
+  template <std::size_t TopK>
+  class LayerCounter;
+  static std::vector<Run> runs_of(const TokenView& tokens);
   void observe_tokens(const TokenView& tokens);
-  void observe_layer(const TokenView& tokens, int layer);
+  void observe_layer(const TokenView& tokens, std::span<const Run> runs, int layer);
+  // TopK: shape_.top_k, or 0 for any.
+  template <std::size_t TopK>
+  void count_choices(const TokenView& tokens, std::span<const Run> runs, std::size_t layer);
   void observe_paths(const TokenView& tokens);
 
   AccumulatorShape shape_;
   TokenTableChoice choice_;
-  Accumulators sums_;
-  // [L][V, E] each, and [L][kDocumentGroups, E]; u32 because a segment has fewer than 2^32 tokens.
+  Accumulators sums_;  // coactivation: pairs of a choice and a later one, until they are taken
+  // [L][V, E] each, or [L] summaries where not all cells are kept, and [L][kDocumentGroups, E]; u32 because a segment
+  // has fewer than 2^32 tokens.
   std::array<std::vector<std::vector<std::uint32_t>>, kTokenTables> dense_;
+  std::array<std::vector<FrequentCells>, kTokenTables> frequent_;
   std::vector<std::vector<std::uint32_t>> dense_groups_;
 };
 

@@ -1,7 +1,9 @@
 #include "pipeline/analysis/path_sketch.h"
 
 #include <algorithm>
-#include <functional>
+#include <utility>
+
+#include "pipeline/analysis/misra_gries.h"
 
 namespace switchyard {
 namespace {
@@ -69,9 +71,7 @@ void PathSketch::compact() {
   counts.reserve(used_);
   for (const Slot& slot : slots_)
     if (slot.count > 0) counts.push_back(slot.count);
-  const auto next = counts.begin() + static_cast<std::ptrdiff_t>(capacity_);
-  std::nth_element(counts.begin(), next, counts.end(), std::greater<>());
-  const std::uint64_t taken = *next;  // the (capacity + 1)-th largest: taking it off all leaves at most `capacity`
+  const std::uint64_t taken = misra_gries_cut(std::move(counts), capacity_);
 
   const std::vector<Slot> old_slots = std::move(slots_);
   const std::vector<std::uint16_t> old_experts = std::move(experts_);

@@ -6,8 +6,8 @@
 
 namespace switchyard {
 
-/// The most frequent top-1 paths: for each token the first-choice expert of every MoE layer. A Misra-Gries summary in
-/// its mergeable form (Agarwal et al., "Mergeable summaries", 2012): exact while no more than `capacity` distinct paths
+/// The most frequent top-1 paths: for each token the first-choice expert of every MoE layer. A Misra-Gries summary
+/// (misra_gries.h): exact while no more than `capacity` distinct paths
 /// were seen; beyond that each kept count is at most `undercount()` too low, and undercount() <= paths seen / (capacity
 /// + 1).
 class PathSketch {

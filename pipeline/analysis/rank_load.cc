@@ -1,6 +1,7 @@
 #include "pipeline/analysis/rank_load.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <type_traits>
 
@@ -179,6 +180,11 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
     shape.insert(shape.begin(), n_datasets);
     tables.push_back({"/ranks/" + name, std::move(dimensions), std::move(shape), std::move(values), units, long_name});
   };
+  // Without a step, as of an import, nothing is known.
+  const auto known = [](const RankLoad& r, std::vector<double> values) {
+    if (r.steps == 0) std::fill(values.begin(), values.end(), std::numeric_limits<double>::quiet_NaN());
+    return values;
+  };
   const auto ratio = [](const std::vector<double>& a, const auto& b) {
     std::vector<double> quotients;
     for (std::size_t i = 0; i < a.size(); ++i) quotients.push_back(a[i] / static_cast<double>(b[i]));
@@ -187,11 +193,11 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
   add("steps", {}, {}, "1", "steps (dispatches of each layer)",
       [](const RankLoad& r) { return std::vector<std::uint64_t>{r.steps}; });
   add("seconds", {"phase"}, {kPhases}, "s", "seconds of all ranks by phase",
-      [](const RankLoad& r) { return r.phase_seconds; });
+      [&](const RankLoad& r) { return known(r, r.phase_seconds); });
   add("step_seconds", {}, {}, "s", "sum over steps of the slowest rank's seconds",
-      [](const RankLoad& r) { return std::vector<double>{r.step_seconds}; });
+      [&](const RankLoad& r) { return known(r, {r.step_seconds}); });
   add("straggler_seconds", {}, {}, "s", "sum over steps of slowest minus mean rank's seconds in the expert phase",
-      [](const RankLoad& r) { return std::vector<double>{r.straggler_seconds}; });
+      [&](const RankLoad& r) { return known(r, {r.straggler_seconds}); });
   add("straggler_share", {}, {}, "1", "straggler_seconds over step_seconds",
       [](const RankLoad& r) { return std::vector<double>{r.straggler_seconds / r.step_seconds}; });
   tables.push_back({"/ranks/phase_name",
@@ -233,12 +239,12 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
   add("max_slots", {"layer"}, {n_layers}, "1", "sum over steps of the ranks' largest load in slots",
       [](const RankLoad& r) { return r.max_sum; });
   add("imbalance_max", {"layer"}, {n_layers}, "1", "largest max / mean - 1 of a step",
-      [](const RankLoad& r) { return r.imbalance_max; });
+      [&](const RankLoad& r) { return known(r, r.imbalance_max); });
   for (const auto& [name, q] :
        {std::pair<const char*, double>{"imbalance_p50", 0.5}, {"imbalance_p90", 0.9}, {"imbalance_p99", 0.99}})
     add(name, {"layer"}, {n_layers}, "1",
         "quantile over steps of max / mean - 1 of the ranks' slots (TensorRT-LLM), resolution 1/64",
-        [quantile = q](const RankLoad& r) {
+        [&, quantile = q](const RankLoad& r) {
           std::vector<double> values;
           for (std::size_t l = 0; l < r.layer_steps.size(); ++l)
             values.push_back(std::min(
@@ -246,7 +252,7 @@ std::vector<Table> rank_tables(const std::vector<const RankLoad*>& datasets) {
                 histogram_quantile(
                     std::span(r.imbalance_histogram).subspan(l * RankLoad::kImbalanceBins, RankLoad::kImbalanceBins), 0,
                     RankLoad::kImbalanceHigh, quantile)));
-          return values;
+          return known(r, std::move(values));
         });
   add("local_slots", {"layer"}, {n_layers}, "1", "slots whose expert is on the token's own rank",
       [](const RankLoad& r) { return r.local_slots; });

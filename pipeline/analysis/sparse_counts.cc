@@ -1,6 +1,9 @@
 #include "pipeline/analysis/sparse_counts.h"
 
+#include <algorithm>
 #include <utility>
+
+#include "pipeline/analysis/misra_gries.h"
 
 namespace switchyard {
 
@@ -32,6 +35,22 @@ void SparseCounts::merge(const SparseCounts& other) {
     b += from_b ? 1 : 0;
   }
   *this = std::move(merged);
+}
+
+SparseCounts SparseCounts::between(std::uint64_t begin, std::uint64_t end) const {
+  const auto first = std::lower_bound(cells_.begin(), cells_.end(), begin);
+  const auto last = std::lower_bound(first, cells_.end(), end);
+  return {{first, last}, {counts_.begin() + (first - cells_.begin()), counts_.begin() + (last - cells_.begin())}};
+}
+
+std::uint64_t SparseCounts::compact(std::uint64_t capacity) {
+  const std::uint64_t taken = misra_gries_cut(counts_, capacity);
+  if (taken == 0) return 0;
+  SparseCounts kept;
+  for (std::size_t i = 0; i < cells_.size(); ++i)
+    if (counts_[i] > taken) kept.append(cells_[i], counts_[i] - taken);
+  *this = std::move(kept);
+  return taken;
 }
 
 }  // namespace switchyard

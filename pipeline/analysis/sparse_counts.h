@@ -15,6 +15,10 @@ class SparseCounts {
   /// Appends a cell beyond the last one; a count of 0 is left out.
   void append(std::uint64_t cell, std::uint64_t count);
   void merge(const SparseCounts& other);
+  /// The cells of [begin, end).
+  SparseCounts between(std::uint64_t begin, std::uint64_t end) const;
+  /// Keeps at most `capacity` cells and returns what that takes off every count, as misra_gries.h says.
+  std::uint64_t compact(std::uint64_t capacity);
   const std::vector<std::uint64_t>& cells() const { return cells_; }
   const std::vector<std::uint64_t>& counts() const { return counts_; }
   bool operator==(const SparseCounts&) const = default;

@@ -241,6 +241,10 @@ void add_structure(TableMaker& make, std::size_t n_experts, std::size_t top_k) {
       [=](const Dataset&) { return intersection_null(static_cast<int>(n_experts), static_cast<int>(top_k)); });
 }
 
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+/// Of a table whose rare cells are missing.
+constexpr VocabularySpecialisation kUnknownSpecialisation = {kUnknown, kUnknown, kUnknown, kUnknown, kUnknown, 0};
+
 void add_vocabulary(TableMaker& make) {
   for (std::size_t which = 0; which < kTokenTables; ++which) {
     const std::string group = "/tokens/" + std::string(kTokenTableNames[which]);
@@ -249,15 +253,18 @@ void add_vocabulary(TableMaker& make) {
     const auto of = [&figures](std::size_t dataset, int layer) -> const VocabularySpecialisation& {
       return figures[dataset][static_cast<std::size_t>(layer)];
     };
-    make.by_dataset(group + "/min_count", "1", "slots that a token id needs to take part in the specialisation",
-                    [&](const Dataset& d) {
-                      std::vector<VocabularySpecialisation> layers;
-                      for (int l = 0; l < d.accumulators.shape.layers; ++l)
-                        layers.push_back(vocabulary_specialisation(
-                            d.accumulators.token_tables[which], d.accumulators.shape, l, kMinTokenCount, kShuffleSeed));
-                      figures.push_back(std::move(layers));
-                      return kMinTokenCount;
-                    });
+    make.by_dataset(
+        group + "/min_count", "1", "slots that a token id needs to take part in the specialisation",
+        [&](const Dataset& d) {
+          std::vector<VocabularySpecialisation> layers;
+          for (int l = 0; l < d.accumulators.shape.layers; ++l)
+            layers.push_back(d.accumulators.token_bounds[which].undercount[static_cast<std::size_t>(l)] > 0
+                                 ? kUnknownSpecialisation
+                                 : vocabulary_specialisation(d.accumulators.token_tables[which], d.accumulators.shape,
+                                                             l, kMinTokenCount, kShuffleSeed));
+          figures.push_back(std::move(layers));
+          return kMinTokenCount;
+        });
     const auto column = [&](const char* name, const char* units, const char* long_name,
                             double VocabularySpecialisation::*member) {
       std::size_t next = 0;
@@ -310,10 +317,7 @@ VocabularySpecialisation vocabulary_specialisation(const SparseCounts& table, co
     by_expert[*cell % experts] += table.counts()[static_cast<std::size_t>(cell - cells.begin())];
   const std::vector<double> layer_usage = usage(by_expert);
   const auto total = static_cast<double>(std::accumulate(by_expert.begin(), by_expert.end(), std::uint64_t{0}));
-  if (total == 0) {
-    const double nan = std::numeric_limits<double>::quiet_NaN();
-    return {nan, nan, nan, nan, nan, 0};
-  }
+  if (total == 0) return kUnknownSpecialisation;
 
   std::mt19937_64 random(seed + static_cast<std::uint64_t>(layer));
   double weight = 0;
@@ -407,26 +411,32 @@ Statistics from_statistics_tables(const std::vector<Table>& tables, const std::s
   const auto& names = index.values<std::string>("/datasets/name");
   std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
   std::vector<RankLoad> ranks = from_rank_tables(index, names.size(), model.n_moe_layers(), model.top_k);
+  std::vector<Cost> costs(names.size());
+  if (index.find("/cost/tokens") != nullptr) costs = from_cost_tables(index, names.size());
+  stored.peak_flops = peak_flops_of(index);
   if (accumulators.size() != names.size()) index.fail("/datasets/name", "does not name every dataset");
   std::vector<std::vector<DocumentUsage>> documents = from_document_usage_tables(
       index, names.size(), model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts));
   for (std::size_t d = 0; d < names.size(); ++d)
-    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d]), std::move(documents[d])});
+    stored.datasets.push_back(
+        {names[d], std::move(accumulators[d]), std::move(ranks[d]), costs[d], std::move(documents[d])});
   return stored;
 }
 
 std::vector<Table> statistics_tables(const Statistics& statistics) {
-  const auto& [model, datasets, vocabulary] = statistics;
+  const auto& [model, datasets, vocabulary, peak_flops] = statistics;
   std::vector<Table> tables;
   if (datasets.empty()) return tables;
   std::vector<const Accumulators*> accumulators;
   std::vector<const RankLoad*> ranks;
   std::vector<const std::vector<DocumentUsage>*> documents;
+  std::vector<const Cost*> costs;
   std::vector<std::string> names;
   for (const Dataset& dataset : datasets) {
     documents.push_back(&dataset.documents);
     accumulators.push_back(&dataset.accumulators);
     ranks.push_back(&dataset.ranks);
+    costs.push_back(&dataset.cost);
     names.push_back(dataset.name);
   }
   tables = to_tables(accumulators, "");
@@ -444,6 +454,7 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   for (Table& table :
        document_usage_tables(documents, model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts)))
     tables.push_back(std::move(table));
+  for (Table& table : cost_tables(costs, peak_flops)) tables.push_back(std::move(table));
   append_model(tables, model);
   if (!vocabulary.empty())
     tables.push_back({"/vocabulary/piece", {"token_id"}, {vocabulary.size()}, vocabulary, "1", "text of the token id"});
@@ -479,7 +490,8 @@ std::vector<std::pair<std::string, std::string>> statistics_group_descriptions()
           {"/groups", "experts by group of documents, what confidence intervals resample"},
           {"/loss", "next-token loss"},
           {"/documents", "experts of single documents, the first ones of each corpus"},
-          {"/ranks", "load, traffic and time of the ranks that routed the dataset"}};
+          {"/ranks", "load, traffic and time of the ranks that routed the dataset"},
+          {"/cost", "time and floating-point operations that routing the dataset took"}};
 }
 
 }  // namespace switchyard

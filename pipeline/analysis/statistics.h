@@ -1,11 +1,13 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
 #include "pipeline/analysis/accumulators.h"
+#include "pipeline/analysis/cost.h"
 #include "pipeline/analysis/document_usage.h"
 #include "pipeline/analysis/rank_load.h"
 
@@ -16,6 +18,7 @@ struct Dataset {
   std::string name;
   Accumulators accumulators;
   RankLoad ranks;
+  Cost cost = {};
   std::vector<DocumentUsage> documents = {};  // the first ones, where they were asked for
 };
 
@@ -24,6 +27,7 @@ struct Statistics {
   ModelFacts model;
   std::vector<Dataset> datasets;
   std::vector<std::string> vocabulary;  // text of each token id, for people; empty when no tokenizer was there
+  std::optional<double> peak_flops;     // of one rank, FLOP/s, when it is known
 };
 
 /// Everything stats.h5 holds: the accumulators themselves (so that files merge), and the figures made of them, named

@@ -24,9 +24,9 @@ std::vector<Table> phase_tables(const std::vector<PhaseSums>& phases) {
   return tables;
 }
 
-std::vector<PhaseSums> from_phase_tables(const std::vector<Table>& tables, const AccumulatorShape& shape) {
+std::vector<PhaseSums> from_phase_tables(const std::vector<Table>& tables, const AccumulatorShape& shape, bool whole) {
   const TableIndex index(tables, kRoot);
-  std::vector<Accumulators> sums = from_tables(tables, kRoot, shape);
+  std::vector<Accumulators> sums = from_tables(tables, kRoot, shape, whole);
   std::vector<std::uint8_t> numbers(1, 0);
   if (index.find("/phase") != nullptr) numbers = index.values<std::uint8_t>("/phase");
   if (numbers.size() != sums.size()) index.fail("/phase", "does not name every dataset");

@@ -26,8 +26,9 @@ struct PhaseSums {
 /// /accumulators/* of a segment: an entry of `dataset` for each phase, which /accumulators/phase names.
 std::vector<Table> phase_tables(const std::vector<PhaseSums>& phases);
 /// The inverse. Without /accumulators/phase there is one entry, prefill. Throws Error naming a table that is missing or
-/// wrong.
-std::vector<PhaseSums> from_phase_tables(const std::vector<Table>& tables, const AccumulatorShape& shape);
+/// wrong. whole: as in from_tables.
+std::vector<PhaseSums> from_phase_tables(const std::vector<Table>& tables, const AccumulatorShape& shape,
+                                         bool whole = true);
 
 /// The dataset of a corpus and a phase: "wiki", "wiki (decode)".
 std::string dataset_of(const std::string& corpus, TokenPhase phase);

@@ -1,10 +1,13 @@
 """Sums kept while routing = recomputed from rows by reduce = recomputed here with numpy from the file alone."""
 
+import json
+
 import h5py
 import numpy as np
 import support
 
 E, K, LAYERS = 8, 2, 6
+MIN_COUNT = 10
 
 
 def fnv_group(identifier):
@@ -15,15 +18,25 @@ def fnv_group(identifier):
     return (value ^ value >> 32) % 1024
 
 
+def information(table):
+    """Plug-in mutual information of a table of counts, nats, and Miller and Madow's correction."""
+    table = table.astype(np.float64)
+    n = table.sum()
+    rows, columns = table.sum(1, keepdims=True), table.sum(0, keepdims=True)
+    there = table > 0
+    plug_in = (table[there] / n * np.log(table[there] * n / (rows * columns)[there])).sum()
+    return plug_in, (there.sum() - (rows > 0).sum() - (columns > 0).sum() + 1) / (2 * n)
+
+
 class Statistics(support.TestCase):
     def setUp(self):
         super().setUp()
         self.corpus = self.write_text_corpus(documents=60)
 
-    def route(self, level, ranks=2):
+    def route(self, level, *more, ranks=2):
         out = self.folder / level
         self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500,
-                        "--record", level, "--precision", "f32", "--commit-seconds", 0, "--add-bos", "--quiet", ranks=ranks)
+                        "--record", level, "--precision", "f32", "--commit-seconds", 0, "--add-bos", "--quiet", *more, ranks=ranks)
         return out
 
     def test_online_equals_numpy(self):
@@ -83,7 +96,25 @@ class Statistics(support.TestCase):
                 common = (e[1:, :, None] == e[:-1, None, :]).any((1, 2))
                 np.testing.assert_array_equal(stats["repetition/any"][0, l], common[pair].sum())
                 np.testing.assert_allclose(stats["weight/slot_mean"][0, l], weight.mean(0), atol=1e-4)
+                np.testing.assert_allclose(stats["load/token_share"][0, l], count / n, rtol=1e-12)
+                np.testing.assert_allclose(stats["load/utilisation"][0, l], count / (n * K / E), rtol=1e-12)
+                usage = count / count.sum()
+                self.assertAlmostEqual(stats["load/effective_experts"][0, l], np.exp(-(usage * np.log(usage)).sum()), places=9)
+                self.assertAlmostEqual(stats["load/balancing_loss_per_choice"][0, l], E * (count / n * p.mean(0)).sum() / K, places=5)
+                np.testing.assert_allclose(stats["coactivation/conditional"][0, l], both / count[:, None], rtol=1e-12)
+                lift = both * n / np.outer(count, count)
+                np.testing.assert_allclose(stats["coactivation/lift"][0, l], np.where(np.eye(E) > 0, np.nan, lift), rtol=1e-12)
+                self.assertAlmostEqual(stats["repetition/top1_share"][0, l], (e[1:, 0] == e[:-1, 0])[pair].mean(), places=12)
+                self.assertAlmostEqual(stats["repetition/any_share"][0, l], common[pair].mean(), places=12)
+                self.assertEqual(stats["repetition/top1_null"][0], 1 / E)
+                by_expert = [weight[e == x].mean() for x in range(E)]
+                np.testing.assert_allclose(stats["weight/mean"][0, l], by_expert, atol=1e-4)
                 if l > 0:
+                    pairs = np.zeros((E, E), int)
+                    for a in range(K):
+                        for b in range(K):
+                            np.add.at(pairs, (experts[l - 1][:, a], e[:, b]), 1)
+                    np.testing.assert_array_equal(stats["flow/count"][0, l - 1], pairs)
                     flow = np.zeros((E, E), int)
                     np.add.at(flow, (experts[l - 1][:, 0], e[:, 0]), 1)
                     np.testing.assert_array_equal(stats["flow/top1_count"][0, l - 1], flow)
@@ -95,6 +126,9 @@ class Statistics(support.TestCase):
                 by_position = np.zeros((20, E), int)
                 np.add.at(by_position, (np.repeat(bucket, K), e.ravel()), 1)
                 np.testing.assert_array_equal(stats["load/position_count"][0, l], by_position)
+                plug_in, bias = information(by_position)
+                self.assertAlmostEqual(stats["position/mutual_information"][0, l], plug_in, places=9)
+                self.assertAlmostEqual(stats["position/mutual_information_bias"][0, l], bias, places=12)
             for which, ids in (("input", tokens), ("target", target), ("predicted", predicted)):
                 dense = np.zeros((LAYERS, 4096, E), int)
                 use = ids >= 0
@@ -105,6 +139,7 @@ class Statistics(support.TestCase):
                 sparse = np.zeros((LAYERS * 4096, E), int)
                 sparse[row, index] = value
                 np.testing.assert_array_equal(sparse.reshape(dense.shape), dense)
+                self.check_specialisation(stats[f"tokens/{which}"], dense)
             document_group = np.array([fnv_group(i) for i in record["documents/id"][:]])[record["tokens/document"][:]]
             dense = np.zeros((LAYERS, 1024, E), int)
             for l in range(LAYERS):
@@ -120,6 +155,88 @@ class Statistics(support.TestCase):
             seen = {tuple(p): c for p, c in zip(stats["paths/expert"][:].tolist(), stats["paths/count"][:].tolist())}
             self.assertEqual(seen, {tuple(p): c for p, c in zip(paths.tolist(), times.tolist())})
 
+    def check_specialisation(self, group, dense):
+        """dense [L, V, E]: what /tokens/WHICH says of each layer, from its counts."""
+        rng = np.random.default_rng(0)
+        for l in range(LAYERS):
+            plug_in, bias = information(dense[l])
+            self.assertAlmostEqual(group["mutual_information"][0, l], plug_in, places=9)
+            self.assertAlmostEqual(group["mutual_information_bias"][0, l], bias, places=12)
+            table = dense[l][dense[l].sum(1) >= MIN_COUNT]
+            self.assertGreater(len(table), 50)
+            total = table.sum(1)
+            self.assertAlmostEqual(group["specialisation"][0, l], (table.max(1) / total).mean(), places=12)
+            self.assertAlmostEqual(group["specialisation_weighted"][0, l], table.max(1).sum() / total.sum(), places=12)
+            usage = dense[l].sum(0) / dense[l].sum()
+            shuffled = [np.mean([rng.multinomial(t, usage).max() / t for t in total]) for _ in range(20)]
+            self.assertLess(abs(group["specialisation_baseline"][0, l] - np.mean(shuffled)), 5 * np.std(shuffled))
+
+    def test_large_token_tables_keep_frequent_cells_within_a_bound(self):
+        def token_table(stats, which):
+            indptr, index, value = (stats[f"tokens/{which}/{c}"][:].astype(np.int64) for c in ("indptr", "index", "value"))
+            dense = np.zeros((LAYERS * 4096, E), int)
+            dense[np.repeat(np.arange(LAYERS * 4096), np.diff(indptr)), index] = value
+            return dense.reshape(LAYERS, 4096 * E)
+
+        exact = self.route("logits") / "stats.h5"
+        # Of 12,000 cells in 4 bytes each, a layer gets 8,000 bytes: 256 slots of 16, a quarter of them less one.
+        bounded, capacity = self.route("tokens", "--token-cells", 12000, ranks=3), 63
+        self.switchyard("reduce", bounded, "-o", self.folder / "again.h5", "--recompute", "--quiet", ranks=2)
+        self.switchyard("reduce", self.folder / "again.h5", "-o", self.folder / "of-stats.h5", "--quiet")
+        for path in (bounded / "stats.h5", self.folder / "again.h5", self.folder / "of-stats.h5"):
+            with h5py.File(exact) as all_cells, h5py.File(path) as stats:
+                np.testing.assert_array_equal(stats["load/count"][...], all_cells["load/count"][...])
+                for which in ("input", "target", "predicted"):
+                    truth, kept = token_table(all_cells, which), token_table(stats, which)
+                    undercount = stats[f"tokens/{which}/undercount"][0].astype(np.int64)[:, None]
+                    self.assertEqual(all_cells[f"tokens/{which}/capacity"][0], 0)
+                    self.assertEqual(all_cells[f"tokens/{which}/undercount"][...].max(), 0)
+                    self.assertEqual(stats[f"tokens/{which}/capacity"][0], capacity)
+                    self.assertTrue(((kept > 0).sum(1) <= capacity).all())
+                    self.assertTrue((undercount > 0).all() and (undercount[:, 0] <= truth.sum(1) // (capacity + 1)).all())
+                    self.assertTrue(((kept <= truth) & (truth <= kept + undercount)).all())
+                    self.assertTrue(np.isnan(stats[f"tokens/{which}/specialisation"][...]).all())
+                    self.assertTrue(np.isnan(stats[f"tokens/{which}/mutual_information"][...]).all())
+        with h5py.File(bounded / "stats.h5") as stats:
+            text = f"at most {stats['tokens/input/undercount'][0, 3]:,} too low"
+        self.assertIn(text, self.switchyard("tokens", bounded / "stats.h5", "--expert", "3:0").stdout)
+        self.assertNotIn("too low", self.switchyard("tokens", exact, "--expert", "3:0").stdout)
+        plan = self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus}", "--out", self.folder / "none", "--token-cells", 12000, "--dry-run").stdout
+        self.assertIn("token tables 144.0 KiB", plan)  # 2 x 3 tables x 6 layers x 256 slots x 16 bytes
+
+    def test_cost(self):
+        out = self.route("tokens", ranks=2)
+        config = json.loads((support.DEMO / "config.json").read_text())
+        d, heads, kv, dim = (config[k] for k in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
+        with h5py.File(out / "routing.h5") as record, h5py.File(out / "stats.h5") as stats:
+            position = record["tokens/position"][:].astype(np.int64)
+            seconds = record["dispatch/seconds"][:].astype(np.float64)
+            cost = stats["cost"]
+            self.assertGreater(len(seconds), 10)
+            self.assertEqual(cost["tokens"][0], len(position))
+            a_layer = d * dim * (2 * heads + 2 * kv) + K * 3 * d * config["intermediate_size"] + d * E
+            flops = 2 * (LAYERS * a_layer + d * config["vocab_size"]) * len(position) + 4 * LAYERS * heads * dim * (position + 1).sum()
+            self.assertEqual(cost["flops"][0], flops)
+            self.assertEqual(record["dispatch/flops"][:].sum(), flops)
+            slowest = seconds.sum(2).max(1).sum()
+            self.assertAlmostEqual(cost["seconds"][0] / slowest, 1, places=9)
+            self.assertAlmostEqual(cost["rank_seconds"][0] / (2 * slowest), 1, places=9)
+            self.assertAlmostEqual(cost["tokens_per_second"][0] / (len(position) / slowest), 1, places=9)
+            self.assertAlmostEqual(cost["flops_per_second"][0] / (flops / slowest), 1, places=9)
+            np.testing.assert_allclose(cost["phase_share"][0], seconds.sum((0, 1)) / seconds.sum(), rtol=1e-9)
+            names = list(stats["ranks/phase_name"].asstr()[:])
+            self.assertEqual(cost["record_share"][0], cost["phase_share"][0, names.index("record")])
+            self.assertNotIn("peak_share", cost)
+        done = self.switchyard("reduce", out, "-o", self.folder / "peak.h5", "--peak-flops", 1e11)
+        self.assertIn("of the peak", done.stdout)
+        self.switchyard("reduce", self.folder / "peak.h5", "-o", self.folder / "again.h5", "--quiet")
+        for name in ("peak.h5", "again.h5"):
+            with h5py.File(self.folder / name) as stats:
+                self.assertAlmostEqual(stats["cost/peak_share"][0] / (flops / (2 * slowest * 1e11)), 1, places=9)
+        self.switchyard("reduce", self.folder / "peak.h5", out, "-o", self.folder / "both.h5", "--quiet")
+        with h5py.File(self.folder / "both.h5") as stats:
+            self.assertNotIn("peak_share", stats["cost"])
+
     def test_recomputed_from_logits_is_equal(self):
         out = self.route("logits")
         self.switchyard("reduce", out, "-o", self.folder / "again.h5", "--recompute", "--quiet")
@@ -128,7 +245,7 @@ class Statistics(support.TestCase):
 
             def compare(name, node):
                 nonlocal compared
-                if not isinstance(node, h5py.Dataset) or name.startswith("ranks/") or node.dtype.kind not in "uif":
+                if not isinstance(node, h5py.Dataset) or name.startswith(("ranks/", "cost/")) or node.dtype.kind not in "uif":
                     return
                 compared += 1
                 if node.dtype.kind == "f":
@@ -184,7 +301,7 @@ class Statistics(support.TestCase):
                         if not isinstance(node, h5py.Dataset):
                             return
                         compared += 1
-                        if name.startswith("ranks/") and node.dtype.kind == "f":  # sums of seconds, in another order
+                        if name.startswith(("ranks/", "cost/")) and node.dtype.kind == "f":  # sums of seconds, in another order
                             np.testing.assert_allclose(file[name][...], node[...], rtol=1e-9, err_msg=f"{other}: {name}")
                         elif node.dtype.kind == "f":
                             np.testing.assert_allclose(file[name][...], node[...], rtol=1e-12, err_msg=f"{other}: {name}")

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
+#include <vector>
 
 namespace switchyard {
 namespace {
@@ -79,6 +81,23 @@ TEST(HalfTest, NanStaysNan) {
     ++compared;
   }
   EXPECT_EQ(compared, 5 + 1023);
+}
+
+TEST(HalfTest, ManyAtOnceEqualOneByOne) {
+  std::vector<std::uint16_t> bits(1 << 16);
+  std::iota(bits.begin(), bits.end(), std::uint16_t{0});
+  std::vector<float> values(bits.size());
+  from_half_bits(bits, values);
+  int compared = 0;
+  for (const std::uint16_t half : bits) {
+    const float one = from_half_bits(half);
+    if (std::isnan(one))
+      ASSERT_TRUE(std::isnan(values[half])) << half;
+    else
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(values[half]), std::bit_cast<std::uint32_t>(one)) << half;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 1 << 16);
 }
 
 float bf16_value(std::uint32_t bits) { return std::bit_cast<float>(bits << 16U); }

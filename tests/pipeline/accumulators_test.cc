@@ -347,6 +347,116 @@ TEST(Accumulators, OtherShapesDoNotMerge) {
   EXPECT_THROW(a.merge(Accumulators({3, 6, 2, 50})), Error);
 }
 
+/// The rest of `bounded` equals `exact`; its token tables keep at most `capacity` cells of a layer, within their
+/// bounds.
+void expect_within_bounds(const Accumulators& bounded, Accumulators exact, std::uint64_t capacity) {
+  std::uint64_t compared = 0;
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    const TableBound& bound = bounded.token_bounds[which];
+    EXPECT_EQ(bound.capacity, capacity);
+    const SparseCounts& all = exact.token_tables[which];
+    for (std::size_t l = 0; l < 3; ++l) {
+      const SparseCounts kept = bounded.token_tables[which].between(l * 250, (l + 1) * 250);
+      EXPECT_LE(kept.cells().size(), capacity);
+      EXPECT_GT(bound.undercount[l], 0U);
+      std::uint64_t slots = 0;
+      for (std::size_t i = 0; i < all.cells().size(); ++i) {
+        if (all.cells()[i] / 250 != l) continue;
+        const SparseCounts cell = kept.between(all.cells()[i], all.cells()[i] + 1);
+        const std::uint64_t count = cell.counts().empty() ? 0 : cell.counts()[0];
+        EXPECT_LE(count, all.counts()[i]);
+        EXPECT_LE(all.counts()[i], count + bound.undercount[l]);
+        slots += all.counts()[i];
+        ++compared;
+      }
+      EXPECT_LE(bound.undercount[l], slots / (capacity + 1));
+    }
+  }
+  EXPECT_GT(compared, 2000U);
+  exact.token_tables = bounded.token_tables;
+  expect_equal_counts(bounded, exact);
+}
+
+TEST(Accumulators, LargeTokenTablesKeepTheirBoundHoweverTheyMerge) {
+  constexpr TokenTableChoice kBounded{{true, true, true}, 40};
+  const Sample sample(600, 9);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, sample.token.size());
+  const Accumulators exact = whole.take(Communicator::self());
+
+  LiveAccumulators segment(kShape, kBounded);
+  LiveAccumulators block(kShape, kBounded);
+  Accumulators left(kShape);
+  Accumulators right(kShape);
+  std::size_t parts = 0;
+  for (std::size_t begin = 0; begin < sample.token.size(); ++parts) {
+    const std::size_t end = sample.window_end(std::min(begin + 200, sample.token.size() - 1));
+    sample.observe(block, begin, end);
+    if (parts % 2 == 0) segment.absorb(block);
+    if (parts % 4 == 2) {
+      Accumulators taken = segment.take(Communicator::self());
+      left.merge(taken);
+      taken.merge(right);
+      right = std::move(taken);
+    }
+    begin = end;
+  }
+  segment.absorb(block);
+  Accumulators taken = segment.take(Communicator::self());
+  left.merge(taken);
+  taken.merge(right);
+  EXPECT_GT(parts, 10U);
+  expect_within_bounds(left, exact, 40);
+  expect_within_bounds(taken, exact, 40);
+
+  const std::vector<Accumulators> again = from_tables(to_tables({&left, &exact}, ""), "", kShape);
+  EXPECT_EQ(again[0].token_bounds, left.token_bounds);
+  EXPECT_EQ(again[1].token_bounds, exact.token_bounds);
+  expect_equal_counts(again[0], left);
+}
+
+TEST(Accumulators, AnExactTableAndABoundedOneMergeToABoundedOne) {
+  const Sample sample(600, 10);
+  const std::size_t middle = sample.window_end(sample.token.size() / 2);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, sample.token.size());
+  LiveAccumulators first(kShape, kAllTables);
+  LiveAccumulators second(kShape, {{true, true, true}, 40});
+  sample.observe(first, 0, middle);
+  sample.observe(second, middle, sample.token.size());
+  Accumulators merged = first.take(Communicator::self());
+  merged.merge(second.take(Communicator::self()));
+  expect_within_bounds(merged, whole.take(Communicator::self()), 40);
+}
+
+TEST(TokenTableChoice, IsExactWithinItsCells) {
+  EXPECT_EQ(TokenTableChoice::within(3 * 50 * 5, kShape).capacity, 0U);
+  EXPECT_EQ(LiveAccumulators::table_bytes(kShape, kAllTables), 3U * 3 * 50 * 5 * 4);
+  // A model of 60 layers, 152,000 tokens and 256 experts.
+  const AccumulatorShape large{60, 256, 8, 152000};
+  const TokenTableChoice choice = TokenTableChoice::within(kExactTokenCells, large);
+  EXPECT_EQ(choice.capacity, 65535U);
+  EXPECT_LE(LiveAccumulators::table_bytes(large, choice), 3 * kExactTokenCells * 4);
+}
+
+TEST(Accumulators, RanksReduceBoundedTablesWithinTheirBounds) {
+  const Communicator comm = Communicator::world();
+  const Sample sample(600, 11);
+  LiveAccumulators whole(kShape, kAllTables);
+  sample.observe(whole, 0, sample.token.size());
+  LiveAccumulators mine(kShape, {{true, true, true}, 40});
+  std::size_t begin = 0;
+  for (int rank = 0; rank < comm.size(); ++rank) {
+    const bool last = rank + 1 == comm.size();
+    const std::size_t end =
+        last ? sample.token.size() : sample.window_end(begin + 300 * static_cast<std::size_t>(rank));
+    if (rank == comm.rank()) sample.observe(mine, begin, end);
+    begin = end;
+  }
+  const Accumulators got = mine.take(comm);
+  if (comm.rank() == 0) expect_within_bounds(got, whole.take(Communicator::self()), 40);
+}
+
 TEST(Accumulators, RanksReduceToTheSameCounts) {
   const Communicator comm = Communicator::world();
   const Sample sample(200, 7);

@@ -1,0 +1,124 @@
+#include "pipeline/analysis/cost.h"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <numeric>
+#include <string>
+
+namespace switchyard {
+namespace {
+
+/// A sum that is stored: the one place that knows its name.
+struct Sum {
+  const char* path;
+  double Cost::*member;
+  const char* units;
+  const char* long_name;
+};
+constexpr std::array<Sum, 3> kSums = {{{"/cost/seconds", &Cost::seconds, "s", "seconds of the slowest rank"},
+                                       {"/cost/rank_seconds", &Cost::rank_seconds, "s", "seconds times ranks"},
+                                       {"/cost/flops", &Cost::flops, "FLOP", "model FLOP"}}};
+
+/// Of a dataset that nobody timed, an import's, nothing is known.
+double or_unknown(const Cost& cost, double sum) {
+  return cost.tokens > 0 ? sum : std::numeric_limits<double>::quiet_NaN();
+}
+
+double phase_total(const Cost& cost) {
+  return std::accumulate(cost.phase_seconds.begin(), cost.phase_seconds.end(), 0.0);
+}
+
+}  // namespace
+
+void Cost::add(const RoutingReader& segment) {
+  if (!segment.contains("/dispatch/seconds")) {
+    flops = std::numeric_limits<double>::quiet_NaN();
+    return;
+  }
+  const Table seconds_table = segment.read_bare("/dispatch/seconds");
+  const auto& of_phases = std::get<std::vector<float>>(seconds_table.values);
+  const std::size_t n_steps = seconds_table.shape[0];
+  const std::size_t n_ranks = seconds_table.shape[1];
+  for (std::size_t s = 0; s < n_steps; ++s) {
+    double slowest = 0;
+    for (std::size_t r = 0; r < n_ranks; ++r) {
+      const float* of_rank = of_phases.data() + (s * n_ranks + r) * kPhases;
+      for (std::size_t p = 0; p < kPhases; ++p) phase_seconds[p] += static_cast<double>(of_rank[p]);
+      slowest = std::max(slowest, std::accumulate(of_rank, of_rank + kPhases, 0.0));
+    }
+    seconds += slowest;
+    rank_seconds += slowest * static_cast<double>(n_ranks);
+  }
+  const Table tokens_table = segment.read_bare("/dispatch/step_tokens");
+  for (const std::uint32_t n : std::get<std::vector<std::uint32_t>>(tokens_table.values)) tokens += n;
+  if (!segment.contains("/dispatch/flops")) {
+    flops = std::numeric_limits<double>::quiet_NaN();
+    return;
+  }
+  const Table flops_table = segment.read_bare("/dispatch/flops");
+  for (const double f : std::get<std::vector<double>>(flops_table.values)) flops += f;
+}
+
+void Cost::reduce_to_root(const Communicator& comm) {
+  tokens = static_cast<std::uint64_t>(comm.sum(static_cast<std::int64_t>(tokens)));
+  for (const Sum& sum : kSums) this->*sum.member = comm.sum(this->*sum.member);
+  for (double& s : phase_seconds) s = comm.sum(s);
+}
+
+std::vector<Table> cost_tables(const std::vector<const Cost*>& datasets, std::optional<double> peak_flops) {
+  std::vector<Table> tables;
+  const std::uint64_t n = datasets.size();
+  const auto add = [&](const char* path, const char* units, const char* long_name, auto value_of) {
+    std::vector<decltype(value_of(*datasets.front()))> values;
+    for (const Cost* cost : datasets) values.push_back(value_of(*cost));
+    tables.push_back({path, {"dataset"}, {n}, std::move(values), units, long_name});
+  };
+  const auto add_phases = [&](const char* path, const char* units, const char* long_name, auto value_of) {
+    std::vector<double> values;
+    for (const Cost* cost : datasets)
+      for (const double s : cost->phase_seconds) values.push_back(value_of(*cost, s));
+    tables.push_back({path, {"dataset", "phase"}, {n, kPhases}, std::move(values), units, long_name});
+  };
+  add("/cost/tokens", "1", "tokens routed", [](const Cost& c) { return c.tokens; });
+  for (const Sum& sum : kSums)
+    add(sum.path, sum.units, sum.long_name, [&sum](const Cost& c) { return or_unknown(c, c.*sum.member); });
+  add_phases("/cost/phase_seconds", "s", "seconds of all ranks by phase (/ranks/phase_name)",
+             [](const Cost& c, double s) { return or_unknown(c, s); });
+  add_phases("/cost/phase_share", "1", "share of all ranks' seconds by phase",
+             [](const Cost& c, double s) { return s / phase_total(c); });
+  add("/cost/record_share", "1", "share spent recording",
+      [](const Cost& c) { return c.phase_seconds[static_cast<std::size_t>(Phase::record)] / phase_total(c); });
+  add("/cost/tokens_per_second", "1/s", "tokens per second",
+      [](const Cost& c) { return static_cast<double>(c.tokens) / c.seconds; });
+  add("/cost/flops_per_token", "FLOP", "model FLOP per token",
+      [](const Cost& c) { return c.flops / static_cast<double>(c.tokens); });
+  add("/cost/flops_per_second", "FLOP/s", "model FLOP per second", [](const Cost& c) { return c.flops / c.seconds; });
+  if (!peak_flops) return tables;
+  add("/cost/peak_flops", "FLOP/s", "peak of a rank, as given", [&](const Cost&) { return *peak_flops; });
+  add("/cost/peak_share", "1", "share of the ranks' peak",
+      [&](const Cost& c) { return c.flops / (*peak_flops * c.rank_seconds); });
+  return tables;
+}
+
+std::vector<Cost> from_cost_tables(const TableIndex& tables, std::size_t n_datasets) {
+  std::vector<Cost> datasets(n_datasets);
+  const auto& tokens = tables.values<std::uint64_t>("/cost/tokens", n_datasets);
+  for (std::size_t d = 0; d < n_datasets; ++d) datasets[d].tokens = tokens[d];
+  for (const Sum& sum : kSums) {
+    const auto& values = tables.values<double>(sum.path, n_datasets);
+    for (std::size_t d = 0; d < n_datasets; ++d) datasets[d].*sum.member = values[d];
+  }
+  const auto& phases = tables.values<double>("/cost/phase_seconds", n_datasets * kPhases);
+  for (std::size_t i = 0; i < phases.size(); ++i) datasets[i / kPhases].phase_seconds[i % kPhases] = phases[i];
+  return datasets;
+}
+
+std::optional<double> peak_flops_of(const TableIndex& tables) {
+  if (tables.find("/cost/peak_flops") == nullptr) return std::nullopt;
+  const auto& peaks = tables.values<double>("/cost/peak_flops");
+  if (peaks.empty()) return std::nullopt;
+  return peaks[0];
+}
+
+}  // namespace switchyard
