@@ -87,7 +87,7 @@ void RowObserver::observe(const TokenRows& rows, std::optional<std::uint32_t> ne
       views[l].probability_sum = probability_sum[l];
     }
     std::optional<OfPhase>& sums = phases_.at(phase);
-    if (!sums) sums.emplace(LiveAccumulators(shape_of(model_), tables_), Accumulators(shape_of(model_)));
+    if (!sums) sums = OfPhase{LiveAccumulators(shape_of(model_), tables_), Accumulators(shape_of(model_))};
     sums->live.observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views, of_phase});
   }
   live_rows_ += n;

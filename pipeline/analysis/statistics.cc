@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <functional>
+#include <iterator>
 #include <numeric>
 #include <random>
 #include <span>
@@ -253,18 +254,19 @@ void add_vocabulary(TableMaker& make) {
     const auto of = [&figures](std::size_t dataset, int layer) -> const VocabularySpecialisation& {
       return figures[dataset][static_cast<std::size_t>(layer)];
     };
-    make.by_dataset(
-        group + "/min_count", "1", "slots that a token id needs to take part in the specialisation",
-        [&](const Dataset& d) {
-          std::vector<VocabularySpecialisation> layers;
-          for (int l = 0; l < d.accumulators.shape.layers; ++l)
-            layers.push_back(d.accumulators.token_bounds[which].undercount[static_cast<std::size_t>(l)] > 0
-                                 ? kUnknownSpecialisation
-                                 : vocabulary_specialisation(d.accumulators.token_tables[which], d.accumulators.shape,
-                                                             l, kMinTokenCount, kShuffleSeed));
-          figures.push_back(std::move(layers));
-          return kMinTokenCount;
-        });
+    make.by_dataset(group + "/min_count", "1", "slots that a token id needs to take part in the specialisation",
+                    [&](const Dataset& d) {
+                      const Accumulators& a = d.accumulators;
+                      std::vector<VocabularySpecialisation> layers(static_cast<std::size_t>(a.shape.layers),
+                                                                   kUnknownSpecialisation);
+#pragma omp parallel for schedule(dynamic, 1)
+                      for (std::size_t l = 0; l < layers.size(); ++l)
+                        if (a.token_bounds[which].undercount[l] == 0)
+                          layers[l] = vocabulary_specialisation(a.token_tables[which], a.shape, static_cast<int>(l),
+                                                                kMinTokenCount, kShuffleSeed);
+                      figures.push_back(std::move(layers));
+                      return kMinTokenCount;
+                    });
     const auto column = [&](const char* name, const char* units, const char* long_name,
                             double VocabularySpecialisation::*member) {
       std::size_t next = 0;
@@ -286,21 +288,52 @@ void add_vocabulary(TableMaker& make) {
   }
 }
 
-/// Largest of a multinomial's cells over n, for the shuffled baseline.
-double shuffled_top_share(std::uint64_t n, const std::vector<double>& usage_of_layer, std::mt19937_64& random) {
-  std::uint64_t left = n;
-  std::uint64_t largest = 0;
-  double mass = 1;
-  for (std::size_t e = 0; e < usage_of_layer.size() && left > 0; ++e) {
-    const double p = mass > 0 ? std::clamp(usage_of_layer[e] / mass, 0.0, 1.0) : 1.0;
-    const std::uint64_t here =
-        e + 1 == usage_of_layer.size() ? left : std::binomial_distribution<std::uint64_t>(left, p)(random);
-    largest = std::max(largest, here);
-    left -= here;
-    mass -= usage_of_layer[e];
+/// Draws of the largest expert's share when n slots are dealt by a layer's usage.
+class ShuffledShare {
+ public:
+  explicit ShuffledShare(std::vector<double> usage) : usage_(std::move(usage)) {
+    std::sort(usage_.begin(), usage_.end(), std::greater<>());
+    std::partial_sum(usage_.begin(), usage_.end(), std::back_inserter(up_to_));
   }
-  return static_cast<double>(largest) / static_cast<double>(n);
-}
+  double draw(std::uint64_t n, std::mt19937_64& random) {
+    const std::uint64_t largest = n < 4 * usage_.size() ? largest_of_few(n, random) : largest_of_many(n, random);
+    return static_cast<double>(largest) / static_cast<double>(n);
+  }
+
+ private:
+  /// Slot by slot.
+  std::uint64_t largest_of_few(std::uint64_t n, std::mt19937_64& random) {
+    counts_.assign(usage_.size(), 0);
+    std::uniform_real_distribution<double> uniform(0, up_to_.back());
+    std::uint64_t largest = 0;
+    for (std::uint64_t slot = 0; slot < n; ++slot) {
+      const auto expert = std::upper_bound(up_to_.begin(), up_to_.end() - 1, uniform(random)) - up_to_.begin();
+      largest = std::max(largest, ++counts_[static_cast<std::size_t>(expert)]);
+    }
+    return largest;
+  }
+
+  /// Expert by expert, a binomial of what is left, until the next one would have to lie 8 deviations above its mean to
+  /// become the largest (a chance below 1e-14).
+  std::uint64_t largest_of_many(std::uint64_t n, std::mt19937_64& random) const {
+    std::uint64_t left = n;
+    std::uint64_t largest = 0;
+    double mass = up_to_.back();
+    for (std::size_t e = 0; e < usage_.size() && left > largest; ++e) {
+      const double p = mass > 0 && e + 1 < usage_.size() ? std::clamp(usage_[e] / mass, 0.0, 1.0) : 1.0;
+      const double mean = p * static_cast<double>(left);
+      if (mean + 8 * std::sqrt(mean) + 16 < static_cast<double>(largest)) return largest;
+      const auto here = std::binomial_distribution<std::uint64_t>(left, p)(random);
+      largest = std::max(largest, here);
+      left -= here;
+      mass -= usage_[e];
+    }
+    return largest;
+  }
+
+  std::vector<double> usage_, up_to_;  // [E] descending; sums from the first on
+  std::vector<std::uint64_t> counts_;  // [E]
+};
 
 }  // namespace
 
@@ -320,6 +353,7 @@ VocabularySpecialisation vocabulary_specialisation(const SparseCounts& table, co
   if (total == 0) return kUnknownSpecialisation;
 
   std::mt19937_64 random(seed + static_cast<std::uint64_t>(layer));
+  ShuffledShare shuffled(layer_usage);
   double weight = 0;
   double nonzero_cells = 0;
   double nonzero_rows = 0;
@@ -343,7 +377,7 @@ VocabularySpecialisation vocabulary_specialisation(const SparseCounts& table, co
     result.mean += top;
     result.weighted += top * static_cast<double>(sum);
     weight += static_cast<double>(sum);
-    result.baseline += shuffled_top_share(sum, layer_usage, random);
+    result.baseline += shuffled.draw(sum, random);
   }
   for (const double u : layer_usage) result.information -= x_log_x(u);
   result.information = std::max(0.0, result.information);
