@@ -300,6 +300,7 @@ void read_paths(const TableIndex& index, std::vector<Accumulators>& datasets) {
   const auto& experts = index.values<std::uint16_t>("/paths/expert", count.size() * length);
   const auto& undercount = index.values<std::uint64_t>("/paths/undercount", datasets.size());
   for (std::size_t d = 0; d < datasets.size(); ++d) datasets[d].paths.set_undercount(undercount[d]);
+  for (Accumulators& a : datasets) a.paths.make_room(count.size() / datasets.size());
   for (std::size_t i = 0; i < count.size(); ++i)
     if (dataset[i] < datasets.size())
       datasets[dataset[i]].paths.add(std::span(experts).subspan(i * length, length), count[i]);
@@ -313,13 +314,20 @@ void read_sparse(const TableIndex& index, const SparseField& field, std::vector<
   const auto& indptr = index.values<std::uint64_t>(field.group + "/indptr", field.rows * datasets.size() + 1);
   const auto& value = index.values<std::uint64_t>(field.group + "/value", TableIndex::kAnyLength);
   const auto& expert = index.values<std::uint16_t>(field.group + "/index", value.size());
-  for (std::size_t row = 0; row + 1 < indptr.size(); ++row) {
+  for (std::size_t row = 0; row + 1 < indptr.size(); ++row)
     if (indptr[row + 1] < indptr[row] || indptr[row + 1] > value.size())
       index.fail(field.group + "/indptr", "row pointers do not ascend within the table");
-    for (std::uint64_t at = indptr[row]; at < indptr[row + 1]; ++at) {
-      if (expert[at] >= experts) index.fail(field.group + "/index", "names expert " + std::to_string(expert[at]));
-      counts_of(datasets[row / field.rows]).append(row % field.rows * experts + expert[at], value[at]);
-    }
+  if (const auto most = std::max_element(expert.begin(), expert.end()); most != expert.end() && *most >= experts)
+    index.fail(field.group + "/index", "names expert " + std::to_string(*most));
+  for (std::size_t d = 0; d < datasets.size(); ++d) {
+    const std::uint64_t* const pointer = indptr.data() + d * field.rows;
+    std::vector<std::uint64_t> cells(pointer[field.rows] - pointer[0]);
+    auto cell = cells.begin();
+    for (std::uint64_t row = 0; row < field.rows; ++row)
+      for (std::uint64_t at = pointer[row]; at < pointer[row + 1]; ++at) *cell++ = row * experts + expert[at];
+    const auto first = value.begin() + static_cast<std::ptrdiff_t>(pointer[0]);
+    counts_of(datasets[d]) = {std::move(cells),
+                              {first, value.begin() + static_cast<std::ptrdiff_t>(pointer[field.rows])}};
   }
 }
 

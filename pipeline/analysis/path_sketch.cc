@@ -31,7 +31,7 @@ std::size_t PathSketch::find(std::span<const std::uint16_t> experts, std::uint64
 
 void PathSketch::add(std::span<const std::uint16_t> experts, std::uint64_t count) {
   if (length_ == 0 || count == 0) return;
-  if (2 * (used_ + 1) > slots_.size()) grow();
+  if (2 * (used_ + 1) > slots_.size()) make_room(used_ + 1);
   const std::uint64_t hash = hash_of(experts);
   const std::size_t at = find(experts, hash);
   if (slots_[at].count == 0) {
@@ -46,14 +46,17 @@ void PathSketch::add(std::span<const std::uint16_t> experts, std::uint64_t count
 
 void PathSketch::merge(const PathSketch& other) {
   undercount_ += other.undercount_;
+  make_room(std::max(used_, other.used_));
   for (std::size_t i = 0; i < other.slots_.size(); ++i)
     if (other.slots_[i].count > 0) add(std::span(other.experts_).subspan(i * length_, length_), other.slots_[i].count);
 }
 
-void PathSketch::grow() {
+void PathSketch::make_room(std::size_t paths) {
+  std::size_t size = std::max<std::size_t>(64, slots_.size());
+  while (2 * paths > size) size *= 2;
+  if (size == slots_.size()) return;
   const std::vector<Slot> old_slots = std::move(slots_);
   const std::vector<std::uint16_t> old_experts = std::move(experts_);
-  const std::size_t size = std::max<std::size_t>(64, old_slots.size() * 2);
   slots_.assign(size, {});
   experts_.assign(size * length_, 0);
   for (std::size_t i = 0; i < old_slots.size(); ++i) {

@@ -23,6 +23,8 @@ class PathSketch {
   /// experts: [L].
   void add(std::span<const std::uint16_t> experts, std::uint64_t count = 1);
   void merge(const PathSketch& other);
+  /// Memory for so many different paths at once, before they are added.
+  void make_room(std::size_t paths);
   /// Keeps at most `capacity` entries; what that takes off every count is added to undercount().
   void compact();
   /// By count descending, ties by path ascending; a path's true count lies in [count, count + undercount()].
@@ -39,7 +41,6 @@ class PathSketch {
     std::uint64_t count = 0;  // 0: empty
   };
   std::size_t find(std::span<const std::uint16_t> experts, std::uint64_t hash) const;
-  void grow();
 
   std::size_t length_ = 0;
   std::size_t capacity_ = 0;

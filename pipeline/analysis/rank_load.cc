@@ -13,7 +13,7 @@ namespace {
 
 template <typename T>
 std::vector<T> column(const RoutingReader& segment, const std::string& path) {
-  return std::get<std::vector<T>>(segment.read(path).values);
+  return std::get<std::vector<T>>(segment.read_bare(path).values);
 }
 
 /// A matrix of `columns` columns with zeros added to reach n_rows x n_columns.
@@ -37,14 +37,6 @@ std::vector<std::uint64_t> times_of_steps(const std::vector<std::uint64_t>& bloc
     begin = end;
   }
   return times;
-}
-
-/// The ranks' load of one step and layer.
-std::vector<double> rank_loads(const std::uint32_t* expert_slots, const std::int32_t* placement, std::size_t n_experts,
-                               std::size_t n_ranks) {
-  std::vector<double> load(n_ranks, 0);
-  for (std::size_t e = 0; e < n_experts; ++e) load[static_cast<std::size_t>(placement[e])] += expert_slots[e];
-  return load;
 }
 
 }  // namespace
@@ -81,7 +73,7 @@ void RankLoad::make_room(std::size_t n_ranks, std::uint64_t units_of_time) {
 }
 
 void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
-  const Table seconds_table = segment.read("/dispatch/seconds");
+  const Table seconds_table = segment.read_bare("/dispatch/seconds");
   const auto& seconds = std::get<std::vector<float>>(seconds_table.values);
   const std::size_t n_steps = seconds_table.shape[0];
   const std::size_t n_ranks = seconds_table.shape[1];
@@ -108,7 +100,7 @@ void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
   row_bytes = column<std::uint64_t>(segment, "/dispatch/row_bytes").at(0);
   if (layers == 0) return;
 
-  const Table slots_table = segment.read("/dispatch/expert_slots");
+  const Table slots_table = segment.read_bare("/dispatch/expert_slots");
   const auto& slots = std::get<std::vector<std::uint32_t>>(slots_table.values);
   const auto placement = column<std::int32_t>(segment, "/dispatch/placement");
   const std::size_t n_experts = slots_table.shape[2];
@@ -116,10 +108,12 @@ void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
   const std::vector<std::uint64_t> times =
       times_of_steps(column<std::uint64_t>(segment, "/dispatch/block"), first_block);
   make_room(n_ranks, times.empty() ? 0 : times.back() + 1);
+  std::vector<double> load(n_ranks);  // of one step and layer
   for (std::size_t s = 0; s < n_steps; ++s)
     for (std::size_t l = 0; l < n_layers; ++l) {
-      const std::vector<double> load = rank_loads(slots.data() + (s * n_layers + l) * n_experts,
-                                                  placement.data() + l * n_experts, n_experts, n_ranks);
+      std::fill(load.begin(), load.end(), 0.0);
+      for (std::size_t e = 0; e < n_experts; ++e)
+        load[static_cast<std::size_t>(placement[l * n_experts + e])] += slots[(s * n_layers + l) * n_experts + e];
       const double mean = std::accumulate(load.begin(), load.end(), 0.0) / static_cast<double>(n_ranks);
       const double largest = *std::max_element(load.begin(), load.end());
       if (largest == 0) continue;
@@ -135,7 +129,7 @@ void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
       ++imbalance_histogram[l * kImbalanceBins + imbalance_bin];
       imbalance_max[l] = std::max(imbalance_max[l], imbalance);
     }
-  const Table traffic_table = segment.read("/dispatch/traffic");
+  const Table traffic_table = segment.read_bare("/dispatch/traffic");
   const auto& sent = std::get<std::vector<std::uint64_t>>(traffic_table.values);
   for (std::size_t i = 0; i < sent.size(); ++i) {
     const std::size_t expert_rank = i % n_ranks;

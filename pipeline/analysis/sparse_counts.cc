@@ -22,19 +22,34 @@ void SparseCounts::merge(const SparseCounts& other) {
     *this = other;
     return;
   }
-  SparseCounts merged;
-  merged.cells_.reserve(cells_.size() + other.cells_.size());
-  merged.counts_.reserve(cells_.size() + other.cells_.size());
+  // Without branches that depend on the cells, which could not be foreseen.
+  const std::size_t most = cells_.size() + other.cells_.size();
+  std::vector<std::uint64_t> cells(most);
+  std::vector<std::uint64_t> counts(most);
   std::size_t a = 0;
   std::size_t b = 0;
-  while (a < cells_.size() || b < other.cells_.size()) {
-    const bool from_a = b == other.cells_.size() || (a < cells_.size() && cells_[a] <= other.cells_[b]);
-    const bool from_b = a == cells_.size() || (b < other.cells_.size() && other.cells_[b] <= cells_[a]);
-    merged.append(from_a ? cells_[a] : other.cells_[b], (from_a ? counts_[a] : 0) + (from_b ? other.counts_[b] : 0));
-    a += from_a ? 1 : 0;
-    b += from_b ? 1 : 0;
+  std::size_t n = 0;
+  for (; a < cells_.size() && b < other.cells_.size(); ++n) {
+    const std::uint64_t of_a = cells_[a];
+    const std::uint64_t of_b = other.cells_[b];
+    cells[n] = std::min(of_a, of_b);
+    counts[n] = (of_a <= of_b ? counts_[a] : 0) + (of_b <= of_a ? other.counts_[b] : 0);
+    a += of_a <= of_b ? 1 : 0;
+    b += of_b <= of_a ? 1 : 0;
   }
-  *this = std::move(merged);
+  const auto take_rest = [&](const SparseCounts& from, std::size_t first) {
+    std::copy(from.cells_.begin() + static_cast<std::ptrdiff_t>(first), from.cells_.end(),
+              cells.begin() + static_cast<std::ptrdiff_t>(n));
+    std::copy(from.counts_.begin() + static_cast<std::ptrdiff_t>(first), from.counts_.end(),
+              counts.begin() + static_cast<std::ptrdiff_t>(n));
+    n += from.cells_.size() - first;
+  };
+  take_rest(*this, a);
+  take_rest(other, b);
+  cells.resize(n);
+  counts.resize(n);
+  cells_ = std::move(cells);
+  counts_ = std::move(counts);
 }
 
 SparseCounts SparseCounts::between(std::uint64_t begin, std::uint64_t end) const {
