@@ -39,7 +39,7 @@ function slots(dataset, layer) {
 const whole = n => known(n) ? Math.round(n).toLocaleString("en-US") : "not known";
 const figureText = (x, digits) => !known(x) ? "not known" : Math.abs(x) >= 1e5 || (x !== 0 && Math.abs(x) < 1e-3) ? x.toExponential(2) : (+x.toPrecision(digits || 4)).toString();
 const percent = (x, digits) => known(x) ? (100 * x).toFixed(digits === undefined ? 1 : digits) + " %" : "not known";
-const times = x => known(x) ? figureText(x, 3) + " ×" : "not known";
+const times = x => !known(x) ? "not known" : (Math.abs(x) >= 1000 ? whole(x) : x.toPrecision(3)) + " ×";
 const percentTick = x => figureText(100 * x, 3) + " %";
 const probability = p => !known(p) ? "not known" : p < 1e-4 ? p.toExponential(1) : p.toPrecision(2);
 /// A token's text; a space, which SentencePiece writes as U+2581, is shown.
