@@ -348,9 +348,11 @@ void add_tokens(Json& page, const std::vector<Scope>& scopes, const AccumulatorS
   const std::size_t n_tables = lists_of(kTokenTables) >= kMostTokensOfExpert / 2 ? kTokenTables : 1;
   const std::size_t most = std::clamp<std::size_t>(lists_of(n_tables), 3, kMostTokensOfExpert);
   for (std::size_t which = 0; which < n_tables; ++which) {
-    const SparseCounts& table = scopes[0].accumulators->token_tables[which];
-    if (!table.cells().empty())
-      page["expert_tokens"][std::string(kTokenTableNames[which])] = expert_tokens(table, shape, most, ids);
+    const Accumulators& all = *scopes[0].accumulators;
+    if (all.token_tables[which].cells().empty()) continue;
+    Json& of_table = page["expert_tokens"][std::string(kTokenTableNames[which])];
+    of_table = expert_tokens(all.token_tables[which], shape, most, ids);
+    of_table["undercount"] = all.token_bounds[which].undercount;  // [L] how much a count may be too low
   }
   if (!page.contains("expert_tokens")) return;
   std::vector<const SparseCounts*> tables;

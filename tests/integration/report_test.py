@@ -25,12 +25,12 @@ class Report(support.TestCase):
         super().setUp()
         self.browser.complaints.clear()
 
-    def route(self, ranks=2, corpora=("licence", "again"), model=support.DEMO, name="run"):
+    def route(self, *options, ranks=2, corpora=("licence", "again"), model=support.DEMO, name="run"):
         out = self.folder / name
         words = []
         for seed, corpus in enumerate(corpora):
             words += ["--corpus", f"{corpus}={self.write_text_corpus(f'{seed}.jsonl', documents=50, seed=seed)},id=id"]
-        self.switchyard("route", "--model", model, *words, "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--quiet", ranks=ranks)
+        self.switchyard("route", "--model", model, *words, "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--quiet", *options, ranks=ranks)
         return out
 
     def open(self, page, width=1200):
@@ -204,6 +204,13 @@ class Report(support.TestCase):
         self.switchyard("report", self.route(ranks=1, corpora=("only",), name="one"), "-o", page, "--quiet")
         self.open(page)
         self.assertIn("There is one dataset", self.browser.evaluate("document.getElementById('comparison').textContent"))
+        self.assertNotIn("too low", self.browser.evaluate("document.getElementById('tokens').textContent"))
+        self.assert_sound()
+        bounded = self.route("--token-cells", 12000, ranks=1, corpora=("only",), name="bounded")
+        self.switchyard("report", bounded, "-o", page, "--quiet")
+        self.open(page)
+        with h5py.File(bounded / "stats.h5") as stats:
+            self.assertIn(f"at most {stats['tokens/input/undercount'][0].max():,} too low", self.browser.evaluate("document.getElementById('token-experts').textContent"))
         self.assert_sound()
         tokens = self.folder / "tokens.jsonl"
         tokens.write_text("\n".join('{"tokens": [%s]}' % ", ".join(str((7 * i + j) % 64) for j in range(20)) for i in range(5)))

@@ -15,6 +15,8 @@ function tokensSection(section) {
   const input = element(label, "input", {type: "search", autocomplete: "off"});
   const matches = element(section, "div", {class: "matches", role: "group", "aria-label": "Matching tokens"});
   const grid = element(section, "div", {class: "figures"});
+  // Of a table that did not fit into memory, the most frequent cells are kept.
+  const bound = (which, at) => { const least = Math.max(...at.map(l => data.expert_tokens[which].undercount[l])); return least > 0 ? " Counts are at most " + whole(least) + " too low (sketch)." : ""; };
   // cells: [scope, token, layer, E kept] counts by expert, or pairs of expert and count where only the largest are kept.
   const experts = (t, l) => {
     const found = Array(E).fill(kept.whole ? 0 : null), width = kept.whole ? E : 2 * kept.experts;
@@ -25,7 +27,7 @@ function tokensSection(section) {
   };
   const total = t => kept.total[state.scope * kept.id.length + t];
   const draw = figure(grid, {id: "token-experts", wide: true, title: () => "Where " + quoted(kept.id[state.token]) + " goes: " + kept.scopes[state.scope],
-    note: () => "Share of its " + whole(total(state.token)) + " slots of a layer by expert" + (kept.whole ? "." : "; the " + kept.experts + " most chosen experts of a layer are in this page, `switchyard tokens --token` prints all."),
+    note: () => "Share of its " + whole(total(state.token)) + " slots of a layer by expert" + (kept.whole ? "." : "; the " + kept.experts + " most chosen experts of a layer are in this page, `switchyard tokens --token` prints all.") + bound("input", range(L)),
     columns: ["token", "layer", "expert", "count", "share"],
     rows: () => [].concat(...range(L).map(l => experts(state.token, l).map((n, e) => [data.pieces[kept.id[state.token]], layers[l], e, n, known(n) && total(state.token) > 0 ? n / total(state.token) : null]).filter(r => known(r[3])))),
     draw: (svg, width) => {
@@ -66,7 +68,7 @@ function tokensSection(section) {
     });
   };
   const list = (by, title, value, valueText) => redraw.push(figure(lists, {id: "expert-tokens-" + by, title: () => title + ": layer " + layers[state.layer] + ", expert " + state.expert,
-    note: () => by === "lift" ? "Lift: the token's share in the expert over its share of all slots. Tokens with at least 10 slots." : "Slots of the token that went to the expert, all datasets together.",
+    note: () => (by === "lift" ? "Lift: the token's share in the expert over its share of all slots. Tokens with at least 10 slots." : "Slots of the token that went to the expert, all datasets together.") + bound(state.which, [state.layer]),
     columns: ["id", "token", "count", "share_of_expert", "share_of_token", "lift"], rows: () => listed(by).map(t => [t.id, data.pieces[t.id], t.count, t.share, t.count / t.all, t.lift]),
     draw: (svg, width) => rankedBars(svg, width, listed(by).map(t => ({text: pieceText(t.id), value: value(t), words: quoted(t.id) + "\n" + whole(t.count) + " of its " + whole(t.all) + " slots go here (" + percent(t.count / t.all) + ")\n" + percent(t.share, 2) + " of the expert, lift " + figureText(t.lift, 3)})), valueText)}));
   list("count", "Most frequent tokens", t => t.count, whole);
