@@ -21,6 +21,7 @@ constexpr std::size_t kFlowNumbers = 60'000;   // pairs of edge and count
 constexpr std::size_t kCoactivationNumbers = 130'000;
 constexpr std::size_t kExpertTokenNumbers = 100'000;
 constexpr std::size_t kTokenNumbers = 250'000;
+constexpr std::size_t kDocumentNumbers = 100'000;
 constexpr std::size_t kHistogramNumbers = 50'000;  // beyond, entropy's histograms alone are shown
 constexpr std::size_t kMostTokensOfExpert = 15;
 constexpr std::size_t kFewTokens = 500;  // fewer than so many are not worth a split by dataset
@@ -338,6 +339,23 @@ Json facts(const Statistics& statistics, const ReportOptions& options) {
             {"vocabulary", model.vocabulary}}}};
 }
 
+/// The first documents that statistics keep apart, of each dataset as many: slots by layer and expert.
+Json documents(const std::vector<Dataset>& datasets, const AccumulatorShape& shape) {
+  const std::size_t of_document = static_cast<std::size_t>(shape.layers) * static_cast<std::size_t>(shape.experts);
+  const std::size_t most = kDocumentNumbers / (of_document * datasets.size());
+  Json all = Json::array();
+  for (std::size_t d = 0; d < datasets.size(); ++d)
+    for (std::size_t i = 0; i < std::min(most, datasets[d].documents.size()); ++i) {
+      const DocumentUsage& document = datasets[d].documents[i];
+      all.push_back({{"dataset", d},
+                     {"id", document.id},
+                     {"category", document.category},
+                     {"tokens", document.tokens},
+                     {"count", document.count}});
+    }
+  return all;
+}
+
 /// What is chosen of the token tables, of all datasets together and where there is room of each.
 void add_tokens(Json& page, const std::vector<Scope>& scopes, const AccumulatorShape& shape,
                 const std::vector<std::string>& vocabulary) {
@@ -400,6 +418,7 @@ std::string report_data(const Statistics& statistics, const std::vector<GroupedS
   }
   if (!scopes.empty() && shape.top_k > 1 && any(&Accumulators::coactivation))
     page["coactivation"] = coactivation(scopes, shape);
+  if (!scopes.empty() && shape.layers > 0) page["documents"] = documents(statistics.datasets, shape);
   if (!scopes.empty() && shape.layers > 0) add_tokens(page, scopes, shape, statistics.vocabulary);
   return page.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

@@ -206,6 +206,17 @@ class Report(support.TestCase):
         self.assertIn("There is one dataset", self.browser.evaluate("document.getElementById('comparison').textContent"))
         self.assertNotIn("too low", self.browser.evaluate("document.getElementById('tokens').textContent"))
         self.assert_sound()
+        self.assertIsNone(self.browser.evaluate("document.getElementById('documents') && 1"))
+        rows = self.folder / "rows"
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.write_text_corpus(documents=9)},id=id,category=kind", "--out", rows, "--quiet")
+        self.switchyard("reduce", rows, "-o", self.folder / "documents.h5", "--per-document", 5, "--quiet")
+        self.switchyard("report", self.folder / "documents.h5", "-o", page, "--target-layer", 2, "--quiet")
+        self.open(page)
+        with h5py.File(self.folder / "documents.h5") as stats:
+            expected = np.concatenate([stats["load/count"][0, 2][None], stats["documents/count"][:, 2]])
+        self.assertEqual(expected.shape, (6, E))
+        self.assertEqual([int(r["count"]) for r in self.csv("document-usage")], expected.ravel().tolist())
+        self.assert_sound()
         bounded = self.route("--token-cells", 12000, ranks=1, corpora=("only",), name="bounded")
         self.switchyard("report", bounded, "-o", page, "--quiet")
         self.open(page)

@@ -7,7 +7,8 @@ const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 
   ["paths", "Paths", "How tokens move from layer to layer.", pathsSection],
   ["coactivation", "Co-activation", "Which experts of a layer one token chooses together.", coactivationSection],
   ["repetition", "Repetition", "Whether a token goes where the one before it went.", repetitionSection],
-  ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]]).concat([["facts", "Run facts", "", factsSection]]);
+  ["documents", "Documents", "Where single documents went, beside all of their dataset.", documentsSection],
+  ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]].filter(([id]) => id !== "documents" || data.documents.length > 0)).concat([["facts", "Run facts", "", factsSection]]);
 
 const title = "Where " + model.name + " sends its tokens";
 document.title = title;
