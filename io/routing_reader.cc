@@ -27,7 +27,7 @@ std::string required_string(const hdf5::File& file, const char* object, const ch
 }
 
 std::vector<std::uint32_t> required_numbers(const hdf5::File& file, const std::string& path) {
-  const Table table = hdf5::read_table(file, path);
+  const Table table = hdf5::read_bare_table(file, path);
   const auto* values = std::get_if<std::vector<std::uint32_t>>(&table.values);
   if (values == nullptr) throw Error("it does not hold unsigned 32-bit integers", file.name(path));
   return *values;

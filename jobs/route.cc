@@ -217,6 +217,10 @@ void RouteJob::read_corpora() {
   if (comm_.rank() != 0) return;
   for (const CorpusSpec& corpus : corpora_) {
     const std::vector<std::filesystem::path> files = list_files(corpus);
+    // A column that is not there is said now, not when the corpora before it have been routed.
+    CorpusSpec any = corpus;
+    any.only.clear();
+    static_cast<void>(DocumentReader(std::move(any), files, reader_).next());
     corpus_identity_.push_back(identify(corpus, files));
     std::vector<std::uint64_t> bytes;
     for (const std::filesystem::path& file : files) bytes.push_back(std::filesystem::file_size(file));

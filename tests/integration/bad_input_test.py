@@ -122,6 +122,14 @@ class BadInput(support.TestCase):
             self.assertIn("corpus.jsonl:2", np.char.decode(file["corpora/skipped_places"][:].astype("S"))[0])
             self.assertEqual(file["tokens/id"][:].tolist(), [1, 2, 4])
 
+    def test_a_later_corpus_without_its_column_is_refused_before_the_first_is_routed(self):
+        table = self.folder / "table.csv"
+        table.write_text("title,body\nx,y\n")
+        done = support.run("route", "--model", self.model, "--corpus", f"c={self.corpus},id=id", "--corpus", f"t={table},field=boddy", "--out", self.folder / "run", "--quiet")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn('table.csv: no column "boddy"', done.stderr)
+        self.assertFalse((self.folder / "run" / "segments").exists())
+
     def test_missing_corpus(self):
         self.refused("gone.jsonl", corpus=self.folder / "gone.jsonl")
 
