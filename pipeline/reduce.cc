@@ -85,16 +85,37 @@ std::vector<std::uint32_t> read_numbers(const RoutingReader& segment, const char
   return std::get<std::vector<std::uint32_t>>(segment.read_bare(path).values);
 }
 
-/// A share of a segment's rows: the windows that begin in the part-th of so many equal runs of rows.
-struct RowPart {
+/// A share of a segment: all of it, or the windows that begin in the part-th of so many equal runs of its rows.
+struct SegmentPart {
   std::filesystem::path segment, next_segment;  // next: empty behind the last
+  std::size_t place = 0;                        // of the segment in its corpus
   std::uint64_t part = 0;
   std::uint64_t parts = 1;
 };
 
+/// What of a corpus this rank reads: its segments, or parts of them when rows are recomputed, dealt to ranks in turn.
+std::vector<SegmentPart> share_of(const Run& run, std::size_t corpus, const ReduceOptions& options,
+                                  const Communicator& comm) {
+  std::vector<SegmentPart> mine;
+  std::size_t place = 0;
+  std::uint64_t dealt = 0;
+  for (std::size_t s = 0; s < run.segments.size(); ++s) {
+    if (run.corpus_of_segment[s] != corpus) continue;
+    SegmentPart part{run.folder / run.segments[s].file, {}, place++};
+    if (s + 1 < run.segments.size()) part.next_segment = run.folder / run.segments[s + 1].file;
+    if (options.recompute)
+      part.parts =
+          (std::max<std::uint64_t>(1, run.segments[s].tokens) + options.rows_of_part - 1) / options.rows_of_part;
+    for (; part.part < part.parts; ++part.part)
+      if (dealt++ % static_cast<std::uint64_t>(comm.size()) == static_cast<std::uint64_t>(comm.rank()))
+        mine.push_back(part);
+  }
+  return mine;
+}
+
 /// Shows a part's rows to an observer, some at a time, each read while the ones before are looked at; HDF5 is called by
 /// one thread at a time.
-void observe_part(const RowPart& part, std::uint64_t rows_at_once, RowObserver& observer) {
+void observe_part(const SegmentPart& part, std::uint64_t rows_at_once, RowObserver& observer) {
   const RoutingReader segment(part.segment);
   if (segment.level() == RecordLevel::counts)
     throw Error("holds no token rows to recompute from", part.segment.string(),
@@ -137,7 +158,7 @@ void observe_part(const RowPart& part, std::uint64_t rows_at_once, RowObserver& 
 }
 
 /// What token rows do not say of a segment: its number of documents, and at level tokens some of the routing.
-std::vector<PhaseSums> read_unrecorded(const RoutingReader& segment, const AccumulatorShape& shape) {
+std::vector<Table> read_unrecorded(const RoutingReader& segment) {
   std::vector<Table> tables;
   for (const char* path : {"/accumulators/totals/tokens", "/accumulators/totals/documents",
                            "/accumulators/load/probability_sum", "/accumulators/load/z_sum"})
@@ -145,7 +166,7 @@ std::vector<PhaseSums> read_unrecorded(const RoutingReader& segment, const Accum
   if (segment.contains("/accumulators/phase")) tables.push_back(segment.read_bare("/accumulators/phase"));
   for (const char* group : {"/accumulators/margin", "/accumulators/top_probability"})
     for (Table& table : read_group(segment, group)) tables.push_back(std::move(table));
-  return from_phase_tables(tables, shape, false);
+  return tables;
 }
 
 void take_unrecorded(Accumulators& recomputed, const Accumulators& stored, RecordLevel level) {
@@ -211,35 +232,38 @@ std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const Mod
   Cost cost;
   std::optional<RowObserver> rows;
   if (options.recompute) rows.emplace(model, run.excluded_tokens, run.document_groups, tables_of(run));
-  std::uint64_t share = 0;  // of the corpus: a segment, or a part of one; dealt to ranks in turn
-  const auto is_mine = [&] {
-    return share++ % static_cast<std::uint64_t>(comm.size()) == static_cast<std::uint64_t>(comm.rank());
-  };
+  const auto n_segments = std::count(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus);
   const auto first = static_cast<std::size_t>(
       std::find(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus) - run.corpus_of_segment.begin());
   const std::uint64_t first_block = first == 0 || first == run.segments.size()
                                         ? 0
                                         : SegmentDetails::parse(run.segments[first - 1].details).next.block;
-  for (std::size_t s = first; s < run.segments.size(); ++s) {
-    if (run.corpus_of_segment[s] != corpus) continue;
-    on_segment();
-    RowPart part{run.folder / run.segments[s].file, {}, 0, 1};
-    if (s + 1 < run.segments.size()) part.next_segment = run.folder / run.segments[s + 1].file;
-    if (rows)
-      part.parts =
-          (std::max<std::uint64_t>(1, run.segments[s].tokens) + options.rows_of_part - 1) / options.rows_of_part;
-    for (; part.part < part.parts; ++part.part) {
-      if (!is_mine()) continue;
-      if (rows) observe_part(part, options.rows_at_once, *rows);
-      if (part.part > 0) continue;
-      const RoutingReader segment(part.segment);
-      merge_phases(sums, rows ? read_unrecorded(segment, shape)
-                              : from_phase_tables(read_group(segment, "/accumulators"), shape));
-      if (!segment.contains("/dispatch")) continue;  // no ranks routed it
-      ranks.add(segment, first_block);
-      cost.add(segment);
-    }
+  const auto read = [&](const SegmentPart& part) {
+    return std::async(std::launch::async, [&, path = part.segment] {
+      const RoutingReader segment(path);
+      if (segment.contains("/dispatch")) {  // else no ranks routed it
+        ranks.add(segment, first_block);
+        cost.add(segment);
+      }
+      return rows ? read_unrecorded(segment) : read_group(segment, "/accumulators");
+    });
+  };
+
+  // Stored sums are read while those of the segment before are merged; HDF5 is called by one thread at a time.
+  const std::vector<SegmentPart> mine = share_of(run, corpus, options, comm);
+  std::future<std::vector<Table>> reading;
+  std::ptrdiff_t told = 0;
+  if (!rows && !mine.empty()) reading = read(mine.front());
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    for (; told <= static_cast<std::ptrdiff_t>(mine[i].place); ++told) on_segment();
+    if (rows) observe_part(mine[i], options.rows_at_once, *rows);
+    if (mine[i].part > 0) continue;
+    if (rows) reading = read(mine[i]);
+    const std::vector<Table> tables = reading.get();
+    if (!rows && i + 1 < mine.size()) reading = read(mine[i + 1]);
+    merge_phases(sums, from_phase_tables(tables, shape, !rows));
   }
+  for (; told < n_segments; ++told) on_segment();
   if (rows) sums = completed(rows->take(), sums, shape, RoutingReader(run.folder / run.segments.front().file).level());
   ranks.reduce_to_root(comm);
   cost.reduce_to_root(comm);

@@ -162,7 +162,7 @@ void attach_dimension_scales(const File& file, std::span<const NamedShape> data_
   }
 }
 
-bool is_pure_scale(const DataSet& data_set, const std::string& name) {
+bool is_pure_scale(const Object& data_set, const std::string& name) {
   if (check(H5Aexists(data_set.id(), "NAME"), "look for attribute NAME", name) == 0) return false;
   const Attribute attribute(check(H5Aopen(data_set.id(), "NAME", H5P_DEFAULT), "open attribute NAME", name));
   const Type type(check(H5Aget_type(attribute.id()), "read the type of NAME", name));

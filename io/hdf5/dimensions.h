@@ -24,7 +24,7 @@ struct NamedShape {
 void attach_dimension_scales(const File& file, std::span<const NamedShape> data_sets);
 
 /// A scale that only names a dimension and holds no values.
-bool is_pure_scale(const DataSet& data_set, const std::string& name);
+bool is_pure_scale(const Object& data_set, const std::string& name);
 
 /// Names of a data set's dimensions by the scales attached; "" where there is none.
 std::vector<std::string> dimension_names(const DataSet& data_set, const std::string& name);

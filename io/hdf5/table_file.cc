@@ -194,8 +194,7 @@ std::vector<std::string> data_sets_below(const File& file, const std::string& gr
   std::vector<std::string> paths;
   for (const std::string& link : file.links_below(group)) {
     const Object object = file.open_object(link);
-    if (H5Iget_type(object.id()) != H5I_DATASET) continue;
-    if (!is_pure_scale(file.open_data_set(link), file.name(link))) paths.push_back(link);
+    if (H5Iget_type(object.id()) == H5I_DATASET && !is_pure_scale(object, file.name(link))) paths.push_back(link);
   }
   return paths;
 }

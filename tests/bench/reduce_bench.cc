@@ -134,5 +134,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: reduce_bench RUN [TURNS]\n");
     return 2;
   }
-  switchyard::run(argv[1], argc > 2 ? std::atoi(argv[2]) : 5);
+  switchyard::run(argv[1], argc > 2 ? std::max(1, std::atoi(argv[2])) : 5);
 }
