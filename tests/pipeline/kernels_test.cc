@@ -287,7 +287,11 @@ TEST(Router, EqualsTheReference) {
 }
 
 TEST(Router, ZeroLogitsAreUniform) {
-  const Routing got = route(Tensor(DType::f32, 1, 3), Tensor(DType::f32, 8, 3), 2, "layer 0");
+  Tensor h(DType::f32, 1, 3);
+  Tensor w(DType::f32, 8, 3);
+  std::fill_n(h.data<float>(), 3, 0.0F);
+  std::fill_n(w.data<float>(), 8 * 3, 1.0F);
+  const Routing got = route(h, w, 2, "layer 0");
   EXPECT_NEAR(got.entropy[0], std::log(8.0), 1e-6);
   EXPECT_NEAR(got.log_sum_exp[0] * got.log_sum_exp[0], 4.3240771, 1e-5);  // what the z-loss is the mean of
   EXPECT_EQ(got.margin[0], 0);
