@@ -38,9 +38,9 @@ class Stopwatch {
 
 void check_placement(const ModelConfig& config, const ExpertPlacement& placement, int n_ranks) {
   if (config.n_experts == 0) return;
-  if (placement.n_layers() != config.n_layers) {
+  if (placement.n_layers() != config.n_moe_layers()) {
     throw Error("the placement has " + std::to_string(placement.n_layers()) + " layers, the model " +
-                std::to_string(config.n_layers));
+                std::to_string(config.n_moe_layers()) + " MoE layers");
   }
   for (int layer = 0; layer < placement.n_layers(); ++layer) {
     const LayerPlacement& experts = placement.layer(layer);
@@ -87,7 +87,7 @@ struct Model::State {
   Stopwatch stopwatch;
 
   void add_attention(Tensor& x, const Layer& layer, std::span<const std::int32_t> window_offsets);
-  void add_experts(Tensor& x, const Layer& layer, int moe_layer, RoutingObserver& observer);
+  void add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer);
   void add_dense(Tensor& x, const Layer& layer);
 };
 
@@ -116,21 +116,34 @@ Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
 
 TokenLosses Model::forward(const Batch& batch, RoutingObserver& observer) {
+  Tensor x = embed(batch);  // [n, d_model] f32
+  run_layers(x, batch, 0, state_->config.n_layers, observer);
+  return head(x, batch);
+}
+
+Tensor Model::embed(const Batch& batch) {
+  check_batch(batch, state_->config);
+  state_->stopwatch.start();
+  return switchyard::embed(state_->weights.embedding, batch.tokens);
+}
+
+void Model::run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer) {
   State& s = *state_;
-  check_batch(batch, s.config);
-  s.stopwatch.start();
-  Tensor x = embed(s.weights.embedding, batch.tokens);  // [n, d_model] f32
-  for (int index = 0; index < s.config.n_layers; ++index) {
+  for (int index = first; index < last; ++index) {
     const Layer& layer = s.weights.layers[static_cast<std::size_t>(index)];
     s.add_attention(x, layer, batch.window_offsets);
     if (layer.router) {
-      s.add_experts(x, layer, index, observer);
+      s.add_experts(x, layer, observer);
     } else {
       s.add_dense(x, layer);
     }
     observer.layer_output(index, x);
     s.stopwatch.lap(Phase::record);
   }
+}
+
+TokenLosses Model::head(TensorView x, const Batch& batch) {
+  State& s = *state_;
   const Tensor last = rms_norm(x, s.weights.final_norm, s.config.norm_epsilon, s.type);  // [n, d_model]
   TokenLosses losses = token_loss(last, s.weights.head, batch.targets);
   s.stopwatch.lap(Phase::head);
@@ -146,9 +159,12 @@ void Model::State::add_attention(Tensor& x, const Layer& layer, std::span<const 
 }
 
 // x += sum over k of weight * expert(h), the experts spread over ranks. Collective.
-void Model::State::add_experts(Tensor& x, const Layer& layer, int moe_layer, RoutingObserver& observer) {
+void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer) {
+  const int moe_layer = layer.moe_layer;
   const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, DType::f32);  // [n, d_model]
-  Routing routing = route(h, *layer.router, config.top_k, "layer " + std::to_string(moe_layer));
+  observer.ffn_input(moe_layer, h);
+  Routing routing = route(h, *layer.router, config.top_k, "layer " + std::to_string(layer.index));
+  observer.decide(moe_layer, routing);
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
   stopwatch.lap(Phase::router);
 
@@ -169,6 +185,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, int moe_layer, Rou
   stopwatch.lap(Phase::combine);
   const Tensor returned = std::move(back).finish();  // [n * k, d_model], packed order
   stopwatch.lap(Phase::wait);
+  observer.expert_outputs(moe_layer, returned, plan);
   add_weighted(x, returned, combine_weights, plan.pack_order());
   stopwatch.lap(Phase::combine);
 }
@@ -177,6 +194,11 @@ void Model::State::add_dense(Tensor& x, const Layer& layer) {
   const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, type);
   add_gated_ffn(x, h, layer.ffns.front());
   stopwatch.lap(Phase::experts);
+}
+
+std::span<const GatedFfn> Model::local_experts(int moe_layer) const {
+  const auto index = static_cast<std::size_t>(state_->config.moe_layers[static_cast<std::size_t>(moe_layer)]);
+  return state_->weights.layers[index].ffns;
 }
 
 Tensor Model::logits(TensorView hidden) const {

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "io/checkpoint.h"
 #include "parallel/communicator.h"
 #include "parallel/expert_placement.h"
 #include "parallel/expert_transport.h"
+#include "pipeline/kernels/gated_ffn.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/model_config.h"
 #include "pipeline/model/routing.h"
@@ -42,6 +44,16 @@ class Model {
   /// Collective: each rank brings its own batch, which may be empty. `observer` sees every MoE layer's routing.
   /// Throws Error when a router gives NaN or infinity, naming layer and token, and when the batch is malformed.
   TokenLosses forward(const Batch& batch, RoutingObserver& observer);
+
+  // The parts of forward, for passes that share what lies below a layer. embed and head are not collective.
+  /// The batch's embeddings, [n, d_model] f32: what enters layer 0. Throws Error when the batch is malformed.
+  Tensor embed(const Batch& batch);
+  /// Collective. x [n, d_model] f32, what enters layer `first`, becomes what leaves layer `last` - 1; decoder layers.
+  void run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer);
+  /// Loss and arg-max of what left the last layer.
+  TokenLosses head(TensorView x, const Batch& batch);
+  /// The experts of a MoE layer that this rank holds, ascending.
+  std::span<const GatedFfn> local_experts(int moe_layer) const;
 
   /// Output logits [n, vocabulary] f32 of the last layer's hidden state [n, d_model] f32. Not collective. For a few
   /// rows: forward never holds a batch's logits.

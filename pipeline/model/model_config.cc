@@ -118,6 +118,8 @@ ModelConfig ModelConfig::parse(std::string_view config_text, const std::string& 
   if (family.routed()) {
     config.n_experts = reader.integer(family.n_experts_key, 1, kMostExperts);
     config.top_k = reader.integer(family.top_k_key, 1, config.n_experts);
+    config.moe_layers.resize(static_cast<std::size_t>(config.n_layers));
+    std::iota(config.moe_layers.begin(), config.moe_layers.end(), 0);
   }
   config.norm_epsilon = reader.positive("rms_norm_eps");
   config.rope_theta = read_rope_theta(reader);
@@ -137,10 +139,7 @@ ModelFacts ModelConfig::facts(const std::string& name) const {
   facts.n_layers = n_layers;
   facts.d_model = d_model;
   facts.vocabulary = vocabulary;
-  if (n_experts > 0) {
-    facts.moe_layers.resize(static_cast<std::size_t>(n_layers));
-    std::iota(facts.moe_layers.begin(), facts.moe_layers.end(), 0);
-  }
+  facts.moe_layers = moe_layers;
   facts.n_experts = n_experts;
   facts.top_k = top_k;
   return facts;

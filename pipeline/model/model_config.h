@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -19,7 +20,8 @@ struct ModelConfig {
   int n_kv_heads = 0;
   int head_dim = 0;
   int vocabulary = 0;
-  int n_experts = 0;  // 0: dense
+  std::vector<int> moe_layers;  // decoder layers whose experts are routed, ascending
+  int n_experts = 0;            // 0: dense
   int top_k = 0;
   float norm_epsilon = 1e-5F;
   float rope_theta = 10000.0F;
@@ -31,6 +33,8 @@ struct ModelConfig {
   /// with the known ones.
   static ModelConfig parse(std::string_view config_text, const std::string& where);
 
+  bool is_moe(int layer) const { return std::ranges::binary_search(moe_layers, layer); }
+  int n_moe_layers() const { return static_cast<int>(moe_layers.size()); }
   ModelFacts facts(const std::string& name) const;
 };
 

@@ -25,13 +25,22 @@ struct Routing {
   ExpertIds expert_ids() const { return {ids, top_k}; }
 };
 
-/// Sees every MoE layer's routing as the forward pass goes by, layers ascending.
+/// Sees the forward pass as it goes by, layers ascending, and may change where tokens go. Most observers care for
+/// little.
 class RoutingObserver {
  public:
   virtual ~RoutingObserver() = default;
+  /// What enters a MoE layer's router and experts, [n, d_model] f32.
+  virtual void ffn_input([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView h) {}
+  /// What the router decided, before tokens are sent anywhere. Experts and weights changed here are those that count:
+  /// they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a token.
+  virtual void decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) {}
   /// moe_layer: index among MoE layers. The routing may be moved from.
   virtual void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) = 0;
-  /// Each decoder layer's output, [n, d_model] f32, before the next layer changes it. Most observers do not care.
+  /// Experts' outputs, not yet weighted, [n * k, d_model] f32 or bf16: row i belongs to slot plan.pack_order()[i].
+  virtual void expert_outputs([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView rows,
+                              [[maybe_unused]] const ExchangePlan& plan) {}
+  /// Each decoder layer's output, [n, d_model] f32, before the next layer changes it.
   virtual void layer_output([[maybe_unused]] int layer, [[maybe_unused]] TensorView hidden) {}
 };
 

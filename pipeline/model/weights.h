@@ -14,6 +14,8 @@ namespace switchyard {
 
 /// One decoder layer as a rank holds it. `type` below is what matmuls compute in.
 struct Layer {
+  int index = 0;                      // decoder layer
+  int moe_layer = -1;                 // its index among MoE layers; -1: a dense layer
   std::vector<float> attention_norm;  // [d]
   PackedWeights qkv;                  // [(heads + 2 kv heads) * head_dim, d] type: queries, keys, values
   PackedWeights output;               // [d, heads * head_dim] type
