@@ -35,6 +35,27 @@ Properties access_properties(Buffers buffers) {
   return properties;
 }
 
+struct OpenAttribute {
+  Attribute attribute;
+  Type type;
+};
+
+/// Nothing when there is no such attribute, or it is not one value of that class.
+std::optional<OpenAttribute> open_scalar(hid_t object, const std::string& name, H5T_class_t wanted,
+                                         const std::string& where) {
+  if (check(H5Aexists(object, name.c_str()), "look for the attribute", where) == 0) return std::nullopt;
+  Attribute attribute(check(H5Aopen(object, name.c_str(), H5P_DEFAULT), "open the attribute", where));
+  Type type(check(H5Aget_type(attribute.id()), "read the type", where));
+  const Space space(check(H5Aget_space(attribute.id()), "read the space", where));
+  if (H5Tget_class(type.id()) != wanted || H5Sget_simple_extent_npoints(space.id()) != 1) return std::nullopt;
+  return OpenAttribute{std::move(attribute), std::move(type)};
+}
+
+herr_t append_attribute(hid_t /*object*/, const char* name, const H5A_info_t* /*info*/, void* names) {
+  static_cast<std::vector<std::string>*>(names)->emplace_back(name);
+  return 0;
+}
+
 void write_attribute(hid_t object, const std::string& object_name, const std::string& name, hid_t type,
                      const void* value) {
   const std::string where = object_name + ", attribute " + name;
@@ -118,34 +139,37 @@ void File::set_attribute(const std::string& object, const std::string& attribute
 
 std::optional<std::string> File::string_attribute(const std::string& object, const std::string& attribute) const {
   const std::string where = name(object) + ", attribute " + attribute;
-  const Object owner = open_object(object);
-  if (check(H5Aexists(owner.id(), attribute.c_str()), "look for the attribute", where) == 0) return std::nullopt;
-  const Attribute opened(check(H5Aopen(owner.id(), attribute.c_str(), H5P_DEFAULT), "open the attribute", where));
-  const Type type(check(H5Aget_type(opened.id()), "read the type", where));
-  const Space space(check(H5Aget_space(opened.id()), "read the space", where));
-  if (H5Tget_class(type.id()) != H5T_STRING || H5Sget_simple_extent_npoints(space.id()) != 1) return std::nullopt;
-  if (H5Tis_variable_str(type.id()) > 0) {
+  const std::optional<OpenAttribute> opened = open_scalar(open_object(object).id(), attribute, H5T_STRING, where);
+  if (!opened) return std::nullopt;
+  if (H5Tis_variable_str(opened->type.id()) > 0) {
     char* text = nullptr;
     const Type memory = string_type(H5T_VARIABLE);
-    check(H5Aread(opened.id(), memory.id(), static_cast<void*>(&text)), "read the attribute", where);
+    check(H5Aread(opened->attribute.id(), memory.id(), static_cast<void*>(&text)), "read the attribute", where);
     const std::unique_ptr<char, herr_t (*)(void*)> owned(text, [](void* memory_) { return H5free_memory(memory_); });
     return std::string(text == nullptr ? "" : text);
   }
-  std::string text(H5Tget_size(type.id()), '\0');
-  check(H5Aread(opened.id(), type.id(), text.data()), "read the attribute", where);
+  std::string text(H5Tget_size(opened->type.id()), '\0');
+  check(H5Aread(opened->attribute.id(), opened->type.id(), text.data()), "read the attribute", where);
   return text.substr(0, text.find('\0'));
+}
+
+std::map<std::string, std::string> File::string_attributes(const std::string& object) const {
+  std::vector<std::string> names;
+  const Object owner = open_object(object);
+  check(H5Aiterate2(owner.id(), H5_INDEX_NAME, H5_ITER_INC, nullptr, append_attribute, &names), "list the attributes",
+        name(object));
+  std::map<std::string, std::string> texts;
+  for (const std::string& attribute : names)
+    if (std::optional<std::string> text = string_attribute(object, attribute)) texts[attribute] = std::move(*text);
+  return texts;
 }
 
 std::optional<std::int64_t> File::integer_attribute(const std::string& object, const std::string& attribute) const {
   const std::string where = name(object) + ", attribute " + attribute;
-  const Object owner = open_object(object);
-  if (check(H5Aexists(owner.id(), attribute.c_str()), "look for the attribute", where) == 0) return std::nullopt;
-  const Attribute opened(check(H5Aopen(owner.id(), attribute.c_str(), H5P_DEFAULT), "open the attribute", where));
-  const Type type(check(H5Aget_type(opened.id()), "read the type", where));
-  const Space space(check(H5Aget_space(opened.id()), "read the space", where));
-  if (H5Tget_class(type.id()) != H5T_INTEGER || H5Sget_simple_extent_npoints(space.id()) != 1) return std::nullopt;
+  const std::optional<OpenAttribute> opened = open_scalar(open_object(object).id(), attribute, H5T_INTEGER, where);
+  if (!opened) return std::nullopt;
   std::int64_t value = 0;
-  check(H5Aread(opened.id(), H5T_NATIVE_INT64, &value), "read the attribute", where);
+  check(H5Aread(opened->attribute.id(), H5T_NATIVE_INT64, &value), "read the attribute", where);
   return value;
 }
 

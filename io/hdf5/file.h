@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,6 +43,8 @@ class File {
   void set_attribute(const std::string& object, const std::string& name, std::int64_t value) const;
   /// Nothing when there is no such attribute, or it is of another kind.
   std::optional<std::string> string_attribute(const std::string& object, const std::string& name) const;
+  /// All attributes of an object that are strings, by name.
+  std::map<std::string, std::string> string_attributes(const std::string& object) const;
   std::optional<std::int64_t> integer_attribute(const std::string& object, const std::string& name) const;
 
   /// Paths of all links below a group, at any depth, by name.

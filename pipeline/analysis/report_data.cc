@@ -22,7 +22,8 @@ constexpr std::size_t kCoactivationNumbers = 130'000;
 constexpr std::size_t kExpertTokenNumbers = 100'000;
 constexpr std::size_t kTokenNumbers = 250'000;
 constexpr std::size_t kDocumentNumbers = 100'000;
-constexpr std::size_t kHistogramNumbers = 50'000;  // beyond, entropy's histograms alone are shown
+constexpr std::size_t kExperimentNumbers = 120'000;  // of one of an experiment's tables
+constexpr std::size_t kHistogramNumbers = 50'000;    // beyond, entropy's histograms alone are shown
 constexpr std::size_t kMostTokensOfExpert = 15;
 constexpr std::size_t kFewTokens = 500;  // fewer than so many are not worth a split by dataset
 constexpr std::size_t kPaths = 40;
@@ -356,6 +357,18 @@ Json documents(const std::vector<Dataset>& datasets, const AccumulatorShape& sha
   return all;
 }
 
+Json as_json(const Experiment& experiment) {
+  Json json = {{"source", experiment.source}, {"settings", experiment.settings}, {"tables", Json::object()}};
+  json["left_out"] = Json::array();
+  for (const Table& table : experiment.tables) {
+    if (table.size() > kExperimentNumbers)
+      json["left_out"].push_back(table.path);
+    else
+      json["tables"][table.path] = as_json(table);
+  }
+  return json;
+}
+
 /// What is chosen of the token tables, of all datasets together and where there is room of each.
 void add_tokens(Json& page, const std::vector<Scope>& scopes, const AccumulatorShape& shape,
                 const std::vector<std::string>& vocabulary) {
@@ -388,8 +401,10 @@ void add_tokens(Json& page, const std::vector<Scope>& scopes, const AccumulatorS
 }  // namespace
 
 std::string report_data(const Statistics& statistics, const std::vector<GroupedSlots>& groups,
-                        const std::vector<PairDistances>& pairs, const ReportOptions& options) {
+                        const std::vector<PairDistances>& pairs, std::span<const Experiment> experiments,
+                        const ReportOptions& options) {
   Json page = facts(statistics, options);
+  for (const Experiment& experiment : experiments) page["experiments"][experiment.kind] = as_json(experiment);
   page["pieces"] = Json::object();
   page["tables"] = Json::object();
   std::vector<Table> tables = statistics_tables(statistics);

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "pipeline/analysis/metrics.h"
+#include "pipeline/analysis/model_fact_tables.h"
 #include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
@@ -390,57 +391,11 @@ VocabularySpecialisation vocabulary_specialisation(const SparseCounts& table, co
   return result;
 }
 
-namespace {
-
-/// A number of the model by its name in /model.
-struct ModelNumber {
-  const char* name;
-  int ModelFacts::*member;
-  const char* long_name;
-};
-constexpr std::array<ModelNumber, 5> kModelNumbers = {{{"n_layers", &ModelFacts::n_layers, "decoder layers"},
-                                                       {"d_model", &ModelFacts::d_model, "width"},
-                                                       {"vocabulary", &ModelFacts::vocabulary, "tokens"},
-                                                       {"n_experts", &ModelFacts::n_experts, "experts of a MoE layer"},
-                                                       {"top_k", &ModelFacts::top_k, "experts of a token"}}};
-
-void append_model(std::vector<Table>& tables, const ModelFacts& model) {
-  const auto text = [&](const char* path, const std::string& value, const char* long_name) {
-    tables.push_back({path, {"scalar"}, {1}, std::vector<std::string>{value}, "1", long_name});
-  };
-  text("/model/name", model.name, "name of the model's folder");
-  text("/model/family", model.family, "family of the model");
-  for (const ModelNumber& number : kModelNumbers)
-    tables.push_back({std::string("/model/") + number.name,
-                      {"scalar"},
-                      {1},
-                      std::vector<std::int32_t>{model.*number.member},
-                      "1",
-                      number.long_name});
-  if (model.n_moe_layers() == 0) return;
-  std::vector<std::int32_t> layer_numbers(model.moe_layers.begin(), model.moe_layers.end());
-  tables.push_back({"/model/moe_layers",
-                    {"layer"},
-                    {layer_numbers.size()},
-                    std::move(layer_numbers),
-                    "1",
-                    "decoder layer of each MoE layer"});
-}
-
-}  // namespace
-
 Statistics from_statistics_tables(const std::vector<Table>& tables, const std::string& file) {
   const TableIndex index(tables, "", file);
   Statistics stored;
-  ModelFacts& model = stored.model;
-  model.name = index.values<std::string>("/model/name", 1)[0];
-  model.family = index.values<std::string>("/model/family", 1)[0];
-  for (const ModelNumber& number : kModelNumbers)
-    model.*number.member = index.values<std::int32_t>(std::string("/model/") + number.name, 1)[0];
-  if (index.find("/model/moe_layers") != nullptr) {
-    const auto& layers = index.values<std::int32_t>("/model/moe_layers");
-    model.moe_layers.assign(layers.begin(), layers.end());
-  }
+  stored.model = model_facts_from(index);
+  const ModelFacts& model = stored.model;
   if (index.find("/vocabulary/piece") != nullptr) stored.vocabulary = index.values<std::string>("/vocabulary/piece");
   const auto& names = index.values<std::string>("/datasets/name");
   std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
@@ -489,7 +444,7 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
        document_usage_tables(documents, model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts)))
     tables.push_back(std::move(table));
   for (Table& table : cost_tables(costs, peak_flops)) tables.push_back(std::move(table));
-  append_model(tables, model);
+  for (Table& table : model_fact_tables(model)) tables.push_back(std::move(table));
   if (!vocabulary.empty())
     tables.push_back({"/vocabulary/piece", {"token_id"}, {vocabulary.size()}, vocabulary, "1", "text of the token id"});
   if (model.n_moe_layers() == 0) return tables;

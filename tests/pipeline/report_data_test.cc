@@ -69,7 +69,7 @@ TEST(ReportData, SixtyLayersOf64ExpertsAndTenDatasetsFitFiveMegabytes) {
   PairDistances pair;
   pair.jensen_shannon.assign(60, {0.123456789, 0.0123, 0.1111111, 0.1333333, 0.000999, 0.00123456});
   pair.total_variation = pair.jensen_shannon;
-  const std::string data = report_data(statistics, one_group_each(statistics), std::vector(45, pair), {});
+  const std::string data = report_data(statistics, one_group_each(statistics), std::vector(45, pair), {}, {});
   constexpr std::size_t kScripts = 350'000;  // D3 and the page's own
   EXPECT_LT(data.size() + kScripts, 5'000'000U);
   const nlohmann::json page = nlohmann::json::parse(data);
@@ -82,7 +82,7 @@ TEST(ReportData, SixtyLayersOf64ExpertsAndTenDatasetsFitFiveMegabytes) {
 
 TEST(ReportData, WhatIsSelectedIsTheLargest) {
   const Statistics statistics = random_statistics(40, 64, 6, 10, 40, 1'000'000);
-  const nlohmann::json page = nlohmann::json::parse(report_data(statistics, {}, {}, {}));
+  const nlohmann::json page = nlohmann::json::parse(report_data(statistics, {}, {}, {}, {}));
   const auto kept = page.at("flow").at("kept").get<std::size_t>();
   ASSERT_LT(kept, 64U * 64);
   // The second scope is the first dataset; its third pair of layers.

@@ -32,6 +32,10 @@ function findings() {
 }
 
 function overviewSection(section) {
+  if (D === 0) {
+    element(section, "p", {}, "No routed corpus is in this page, only what experiments found; `switchyard report` takes both together.");
+    return;
+  }
   if (L > 0) {
     const list = element(section, "ol", {class: "findings", id: "findings"});
     findings().forEach(text => element(list, "li", {}, text));

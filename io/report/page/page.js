@@ -1,5 +1,5 @@
 // The page: its sections, drawn as they come into view.
-const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 ? [] : [
+const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 || D === 0 ? [] : [
   ["load", "Load", "How evenly the slots of a layer, one for each expert that a token chose, spread over its experts.", loadSection],
   ["entropy", "Uncertainty", "How sure the router is of its choice.", entropySection],
   ["comparison", "Comparison", "How datasets differ in which experts they use. What is resampled is the document, because tokens of one document are not independent.", comparisonSection],
@@ -8,12 +8,10 @@ const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 
   ["coactivation", "Co-activation", "Which experts of a layer one token chooses together.", coactivationSection],
   ["repetition", "Repetition", "Whether a token goes where the one before it went.", repetitionSection],
   ["documents", "Documents", "Where single documents went, beside all of their dataset.", documentsSection],
-  ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]].filter(([id]) => id !== "documents" || data.documents.length > 0)).concat([["facts", "Run facts", "", factsSection]]);
+  ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]].filter(([id]) => id !== "documents" || data.documents.length > 0)).concat([
+  ].filter(([id]) => data.experiments && data.experiments[id]), [["facts", "Run facts", "", factsSection]]);
 
-const title = "Where " + model.name + " sends its tokens";
-document.title = title;
-document.querySelector("h1").textContent = title;
-document.getElementById("subtitle").textContent = whole(sum(data.datasets.map(d => d.tokens))) + " tokens of " + D + (D === 1 ? " dataset" : " datasets") + (L > 0 ? ", " + E + " experts in each of " + L + " layers, " + K + " for a token" : "");
+document.getElementById("subtitle").textContent = [D > 0 ? whole(sum(data.datasets.map(d => d.tokens))) + " tokens of " + D + (D === 1 ? " dataset" : " datasets") : "", L > 0 ? E + " experts in each of " + L + " layers, " + K + " for a token" : ""].filter(t => t).join(", ");
 const waiting = new Map();
 const drawSection = node => { const build = waiting.get(node); if (build) { waiting.delete(node); build(node); } };
 const watcher = new IntersectionObserver(entries => entries.forEach(e => { if (e.isIntersecting) { watcher.unobserve(e.target); drawSection(e.target); } }), {rootMargin: "400px"});
