@@ -200,9 +200,18 @@ Table RoutingReader::read(std::string_view path) const {
 }
 
 Table RoutingReader::read_bare(std::string_view path) const {
-  const std::string name(path);
-  if (state_->file.contains(name)) state_->require_sources(state_->file.open_data_set(name), name);
-  return hdf5::read_bare_table(state_->file, name);
+  Table table;
+  if (!read_bare(path, table)) throw Error("there is no such data set", state_->file.name(path));
+  return table;
+}
+
+bool RoutingReader::read_bare(std::string_view path, Table& table) const {
+  table.path = path;
+  if (!state_->file.contains(table.path)) return false;
+  const hdf5::DataSet data_set = state_->file.open_data_set(table.path);
+  state_->require_sources(data_set, table.path);
+  hdf5::read_into(data_set, state_->file.name(table.path), table);
+  return true;
 }
 
 std::vector<std::string> RoutingReader::list(std::string_view group) const {

@@ -34,6 +34,8 @@ class RoutingReader {
   Table read(std::string_view path) const;
   /// The same without names of dimensions, units and long name, which take longer to read than a small table's values.
   Table read_bare(std::string_view path) const;
+  /// The same into `table`, whose memory is used again; false when there is no such data set.
+  bool read_bare(std::string_view path, Table& table) const;
   /// Paths of the data sets below a group.
   std::vector<std::string> list(std::string_view group) const;
 

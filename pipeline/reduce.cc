@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <future>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -77,6 +78,9 @@ Run open_run(const std::filesystem::path& folder) {
       throw Error("the manifest names a segment that is not there", (folder / entry.file).string(),
                   "copy the folder again, or route the corpus again");
   }
+  if (!std::ranges::is_sorted(run.corpus_of_segment))
+    throw Error("the manifest mixes the segments of corpora", (folder / "manifest.jsonl").string(),
+                "copy the folder again, or route the corpora again");
   if (run.segments.empty()) throw Error("has no committed segment", folder.string(), "route a corpus into it first");
   return run;
 }
@@ -88,29 +92,27 @@ std::vector<std::uint32_t> read_numbers(const RoutingReader& segment, const char
 /// A share of a segment: all of it, or the windows that begin in the part-th of so many equal runs of its rows.
 struct SegmentPart {
   std::filesystem::path segment, next_segment;  // next: empty behind the last
-  std::size_t place = 0;                        // of the segment in its corpus
+  std::uint64_t corpus = 0;
   std::uint64_t part = 0;
   std::uint64_t parts = 1;
 };
 
-/// What of a corpus this rank reads: its segments, or parts of them when rows are recomputed, dealt to ranks in turn.
-std::vector<SegmentPart> share_of(const Run& run, std::size_t corpus, const ReduceOptions& options,
-                                  const Communicator& comm) {
-  std::vector<SegmentPart> mine;
-  std::size_t place = 0;
-  std::uint64_t dealt = 0;
+/// What of a run this rank reads: a contiguous share of its segments, or of their parts when rows are recomputed, so
+/// that few corpora are shared by ranks, whose sums must then be sent.
+std::vector<SegmentPart> share_of(const Run& run, const ReduceOptions& options, const Communicator& comm) {
+  std::vector<SegmentPart> all;
   for (std::size_t s = 0; s < run.segments.size(); ++s) {
-    if (run.corpus_of_segment[s] != corpus) continue;
-    SegmentPart part{run.folder / run.segments[s].file, {}, place++};
+    SegmentPart part{run.folder / run.segments[s].file, {}, run.corpus_of_segment[s]};
     if (s + 1 < run.segments.size()) part.next_segment = run.folder / run.segments[s + 1].file;
     if (options.recompute)
       part.parts =
           (std::max<std::uint64_t>(1, run.segments[s].tokens) + options.rows_of_part - 1) / options.rows_of_part;
-    for (; part.part < part.parts; ++part.part)
-      if (dealt++ % static_cast<std::uint64_t>(comm.size()) == static_cast<std::uint64_t>(comm.rank()))
-        mine.push_back(part);
+    for (; part.part < part.parts; ++part.part) all.push_back(part);
   }
-  return mine;
+  const std::size_t n_ranks = static_cast<std::size_t>(comm.size());
+  const std::size_t rank = static_cast<std::size_t>(comm.rank());
+  const auto cut = [&](std::size_t r) { return all.begin() + static_cast<std::ptrdiff_t>(all.size() * r / n_ranks); };
+  return {cut(rank), cut(rank + 1)};
 }
 
 /// Shows a part's rows to an observer, some at a time, each read while the ones before are looked at; HDF5 is called by
@@ -221,72 +223,137 @@ SumsByPhase completed(std::vector<PhaseSums> of_rows, const SumsByPhase& stored,
   return sums;
 }
 
-/// One corpus of a run, a dataset for each phase, on rank 0 the sum over all ranks. What the ranks did is not known by
-/// phase: it goes with the first dataset.
-std::vector<Dataset> reduce_corpus(const Run& run, std::size_t corpus, const ModelFacts& model,
-                                   const ReduceOptions& options, const std::function<void()>& on_segment,
-                                   const Communicator& comm) {
-  const AccumulatorShape shape = shape_of(model);
+/// What a rank has summed of a corpus.
+struct CorpusSums {
   SumsByPhase sums;
-  RankLoad ranks(model.n_moe_layers(), model.top_k);
+  RankLoad ranks;
   Cost cost;
-  std::optional<RowObserver> rows;
-  if (options.recompute) rows.emplace(model, run.excluded_tokens, run.document_groups, tables_of(run));
-  const auto n_segments = std::count(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus);
-  const auto first = static_cast<std::size_t>(
-      std::find(run.corpus_of_segment.begin(), run.corpus_of_segment.end(), corpus) - run.corpus_of_segment.begin());
-  const std::uint64_t first_block = first == 0 || first == run.segments.size()
-                                        ? 0
-                                        : SegmentDetails::parse(run.segments[first - 1].details).next.block;
-  const auto read = [&](const SegmentPart& part) {
-    return std::async(std::launch::async, [&, path = part.segment] {
-      const RoutingReader segment(path);
-      if (segment.contains("/dispatch")) {  // else no ranks routed it
-        ranks.add(segment, first_block);
-        cost.add(segment);
-      }
-      return rows ? read_unrecorded(segment) : read_group(segment, "/accumulators");
+  std::uint64_t first_block = 0;  // of the run
+};
+
+std::vector<CorpusSums> nothing_summed(const Run& run, const ModelFacts& model) {
+  std::vector<CorpusSums> corpora(run.corpora.size(), {{}, RankLoad(model.n_moe_layers(), model.top_k), {}, 0});
+  for (std::size_t corpus = 0; corpus < corpora.size(); ++corpus) {
+    const auto first = std::ranges::find(run.corpus_of_segment, corpus) - run.corpus_of_segment.begin();
+    if (first > 0 && first < std::ssize(run.segments))
+      corpora[corpus].first_block =
+          SegmentDetails::parse(run.segments[static_cast<std::size_t>(first) - 1].details).next.block;
+  }
+  return corpora;
+}
+
+void add_dispatch(const RoutingReader& segment, CorpusSums& corpus) {
+  if (!segment.contains("/dispatch")) return;  // no ranks routed it
+  corpus.ranks.add(segment, corpus.first_block);
+  corpus.cost.add(segment);
+}
+
+/// Sums what segments store. A segment is read while those of the one before are added, into memory that is used again;
+/// HDF5 is called by one thread at a time.
+void sum_stored(const std::vector<SegmentPart>& mine, const AccumulatorShape& shape, std::vector<CorpusSums>& corpora,
+                const std::function<void()>& on_part) {
+  const std::vector<std::string> paths = phase_table_paths();
+  std::array<std::vector<Table>, 2> tables;  // those that are added, and those that are being read
+  const auto read = [&](std::size_t i) {
+    return std::async(std::launch::async, [&, i] {
+      const RoutingReader segment(mine[i].segment);
+      std::vector<Table>& into = tables[i % 2];
+      into.resize(paths.size());
+      for (std::size_t t = 0; t < paths.size(); ++t)
+        if (!segment.read_bare(paths[t], into[t])) into[t].path.clear();
+      add_dispatch(segment, corpora[mine[i].corpus]);
     });
   };
-
-  // Stored sums are read while those of the segment before are merged; HDF5 is called by one thread at a time.
-  const std::vector<SegmentPart> mine = share_of(run, corpus, options, comm);
-  std::future<std::vector<Table>> reading;
-  std::ptrdiff_t told = 0;
-  if (!rows && !mine.empty()) reading = read(mine.front());
+  std::future<void> reading;
+  if (!mine.empty()) reading = read(0);
+  std::array<std::optional<AccumulatorSum>, kTokenPhases> sums;
   for (std::size_t i = 0; i < mine.size(); ++i) {
-    for (; told <= static_cast<std::ptrdiff_t>(mine[i].place); ++told) on_segment();
-    if (rows) observe_part(mine[i], options.rows_at_once, *rows);
-    if (mine[i].part > 0) continue;
-    if (rows) reading = read(mine[i]);
-    const std::vector<Table> tables = reading.get();
-    if (!rows && i + 1 < mine.size()) reading = read(mine[i + 1]);
-    merge_phases(sums, from_phase_tables(tables, shape, !rows));
+    reading.get();
+    if (i + 1 < mine.size()) reading = read(i + 1);
+    add_phase_tables(tables[i % 2], shape, sums);
+    on_part();
+    if (i + 1 < mine.size() && mine[i + 1].corpus == mine[i].corpus) continue;
+    for (std::size_t phase = 0; phase < kTokenPhases; ++phase)
+      if (auto& sum = sums[phase]) {
+        corpora[mine[i].corpus].sums[phase] = sum->take();
+        sum.reset();
+      }
   }
-  for (; told < n_segments; ++told) on_segment();
-  if (rows) sums = completed(rows->take(), sums, shape, RoutingReader(run.folder / run.segments.front().file).level());
-  ranks.reduce_to_root(comm);
-  cost.reduce_to_root(comm);
+}
+
+/// Sums token rows anew, and of what they do not say, what segments store.
+void sum_rows(const Run& run, const std::vector<SegmentPart>& mine, const ModelFacts& model,
+              const ReduceOptions& options, std::vector<CorpusSums>& corpora, const std::function<void()>& on_part) {
+  const AccumulatorShape shape = shape_of(model);
+  std::optional<RowObserver> rows;
+  SumsByPhase stored;
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    if (!rows) rows.emplace(model, run.excluded_tokens, run.document_groups, tables_of(run));
+    observe_part(mine[i], options.rows_at_once, *rows);
+    if (mine[i].part == 0) {
+      const RoutingReader segment(mine[i].segment);
+      merge_phases(stored, from_phase_tables(read_unrecorded(segment), shape, false));
+      add_dispatch(segment, corpora[mine[i].corpus]);
+    }
+    on_part();
+    if (i + 1 < mine.size() && mine[i + 1].corpus == mine[i].corpus) continue;
+    corpora[mine[i].corpus].sums = completed(rows->take(), stored, shape, RoutingReader(mine[i].segment).level());
+    rows.reset();
+    stored = {};
+  }
+}
+
+/// Collective. A dataset for each phase of a corpus, on rank 0 the sum over all ranks. What the ranks did is not known
+/// by phase: it goes with the first dataset.
+std::vector<Dataset> datasets_of(const std::string& corpus, const ModelFacts& model, CorpusSums mine,
+                                 const Communicator& comm) {
+  const AccumulatorShape shape = shape_of(model);
+  mine.ranks.reduce_to_root(comm);
+  mine.cost.reduce_to_root(comm);
+  std::vector<Dataset> datasets;
+  const auto add = [&](TokenPhase phase, Accumulators sum) {
+    datasets.push_back({dataset_of(corpus, phase), std::move(sum), RankLoad(model.n_moe_layers(), model.top_k)});
+  };
+  for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
+    if (!comm.any(mine.sums[phase].has_value())) continue;
+    Accumulators sum = mine.sums[phase] ? std::move(*mine.sums[phase]) : Accumulators(shape);
+    sum.reduce_to_root(comm);
+    add(static_cast<TokenPhase>(phase), std::move(sum));
+  }
+  if (datasets.empty()) add(TokenPhase::prefill, Accumulators(shape));
+  datasets.front().ranks = std::move(mine.ranks);
+  datasets.front().cost = mine.cost;
+  return datasets;
+}
+
+/// Collective. The datasets of a run.
+std::vector<Dataset> reduce_run(const Run& run, const ModelFacts& model, const ReduceOptions& options,
+                                const std::function<void()>& on_segment, const Communicator& comm) {
+  const std::vector<SegmentPart> mine = share_of(run, options, comm);
+  std::vector<CorpusSums> corpora = nothing_summed(run, model);
+  std::size_t parts = 0;
+  std::size_t told = 0;
+  const auto on_part = [&] {  // a share done is the same share of all segments
+    ++parts;
+    for (; told * mine.size() < parts * run.segments.size(); ++told) on_segment();
+  };
+  if (options.recompute)
+    sum_rows(run, mine, model, options, corpora, on_part);
+  else
+    sum_stored(mine, shape_of(model), corpora, on_part);
 
   std::vector<Dataset> datasets;
-  for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
-    if (!comm.any(sums[phase].has_value())) continue;
-    Accumulators sum = sums[phase] ? std::move(*sums[phase]) : Accumulators(shape);
-    sum.reduce_to_root(comm);
-    datasets.push_back({dataset_of(run.corpora[corpus], static_cast<TokenPhase>(phase)), std::move(sum),
-                        RankLoad(model.n_moe_layers(), model.top_k)});
-  }
-  if (datasets.empty())
-    datasets.push_back({run.corpora[corpus], Accumulators(shape), RankLoad(model.n_moe_layers(), model.top_k)});
-  datasets.front().ranks = std::move(ranks);
-  datasets.front().cost = cost;
-  if (options.per_document > 0) {
-    auto documents = usage_of_documents({run.folder, run.segments, run.corpus_of_segment, corpus, run.excluded_tokens},
-                                        options.per_document, comm);
-    for (std::size_t phase = 0; phase < kTokenPhases; ++phase)
-      for (Dataset& dataset : datasets)
-        if (dataset.name == dataset_of(run.corpora[corpus], static_cast<TokenPhase>(phase)))
-          dataset.documents = std::move(documents[phase]);
+  for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus) {
+    std::vector<Dataset> of_corpus = datasets_of(run.corpora[corpus], model, std::move(corpora[corpus]), comm);
+    if (options.per_document > 0) {
+      auto documents = usage_of_documents(
+          {run.folder, run.segments, run.corpus_of_segment, corpus, run.excluded_tokens}, options.per_document, comm);
+      for (std::size_t phase = 0; phase < kTokenPhases; ++phase)
+        for (Dataset& dataset : of_corpus)
+          if (dataset.name == dataset_of(run.corpora[corpus], static_cast<TokenPhase>(phase)))
+            dataset.documents = std::move(documents[phase]);
+    }
+    std::ranges::move(of_corpus, std::back_inserter(datasets));
   }
   return datasets;
 }
@@ -319,14 +386,12 @@ Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const 
       const Run& run = found->second;
       part.vocabulary = read_vocabulary(run);
       part.model = RoutingReader(run.folder / run.segments.front().file).model();
-      for (std::size_t corpus = 0; corpus < run.corpora.size(); ++corpus)
-        for (Dataset& dataset : reduce_corpus(
-                 run, corpus, part.model, options,
-                 [&] {
-                   if (comm.rank() == 0) on_segment(++done, n_segments);
-                 },
-                 comm))
-          part.datasets.push_back(std::move(dataset));
+      part.datasets = reduce_run(
+          run, part.model, options,
+          [&] {
+            if (comm.rank() == 0) on_segment(++done, n_segments);
+          },
+          comm);
     } else {
       part = from_statistics_tables(read_tables(source, std::string(kStatsFormat)), source.string());
     }

@@ -19,11 +19,11 @@ struct ReduceOptions {
   std::optional<double> peak_flops = std::nullopt;  // of one rank, FLOP/s; none: that of the sources, where they agree
 };
 
-/// Collective. Sums the committed segments of runs of one model, each rank taking every R-th segment, or part of one
-/// when rows are recomputed; memory is the datasets' accumulators and one segment's, or some rows. A source is a run's
-/// folder or a stats file, which gives what it was made of. A dataset name that occurs in several sources is preceded
-/// by its source's (dataset_names.h). Throws Error when a folder is no run, a segment is missing, or models differ. The
-/// result is whole on rank 0. on_segment(done, all) is called there.
+/// Collective. Sums the committed segments of runs of one model, each rank taking a contiguous share of the
+/// segments, or of parts of them when rows are recomputed; memory is the datasets' accumulators and two segments', or
+/// some rows. A source is a run's folder or a stats file, which gives what it was made of. A dataset name that occurs
+/// in several sources is preceded by its source's (dataset_names.h). Throws Error when a folder is no run, a segment is
+/// missing, or models differ. The result is whole on rank 0. on_segment(done, all) is called there.
 Statistics reduce_runs(const std::vector<std::filesystem::path>& sources, const ReduceOptions& options,
                        const std::function<void(std::size_t, std::size_t)>& on_segment, const Communicator& comm);
 

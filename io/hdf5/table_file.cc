@@ -49,13 +49,14 @@ void write_strings(const File& file, const Table& table, const std::vector<std::
 }
 
 template <typename T>
-std::vector<T> read_numbers(const DataSet& data_set, std::uint64_t size, const std::string& name) {
-  std::vector<T> values(size);
+void read_numbers(const DataSet& data_set, std::uint64_t size, const std::string& name, Table::Values& into) {
+  if (!std::holds_alternative<std::vector<T>>(into)) into.emplace<std::vector<T>>();
+  auto& values = std::get<std::vector<T>>(into);
+  values.resize(size);
   if (size > 0) {
     check(H5Dread(data_set.id(), memory_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), "read the data set",
           name);
   }
-  return values;
 }
 
 std::vector<std::string> read_fixed_strings(const DataSet& data_set, std::size_t width, std::uint64_t size,
@@ -91,36 +92,38 @@ std::vector<std::string> read_strings(const DataSet& data_set, hid_t type, std::
              : read_fixed_strings(data_set, H5Tget_size(type), size, name);
 }
 
-Table::Values read_integers(const DataSet& data_set, hid_t type, std::uint64_t size, const std::string& name) {
+void read_integers(const DataSet& data_set, hid_t type, std::uint64_t size, const std::string& name,
+                   Table::Values& into) {
   const bool is_signed = H5Tget_sign(type) == H5T_SGN_2;
   switch (H5Tget_size(type)) {
     case 1:
-      if (is_signed) return read_numbers<std::int16_t>(data_set, size, name);
-      return read_numbers<std::uint8_t>(data_set, size, name);
+      if (is_signed) return read_numbers<std::int16_t>(data_set, size, name, into);
+      return read_numbers<std::uint8_t>(data_set, size, name, into);
     case 2:
-      if (is_signed) return read_numbers<std::int16_t>(data_set, size, name);
-      return read_numbers<std::uint16_t>(data_set, size, name);
+      if (is_signed) return read_numbers<std::int16_t>(data_set, size, name, into);
+      return read_numbers<std::uint16_t>(data_set, size, name, into);
     case 4:
-      if (is_signed) return read_numbers<std::int32_t>(data_set, size, name);
-      return read_numbers<std::uint32_t>(data_set, size, name);
+      if (is_signed) return read_numbers<std::int32_t>(data_set, size, name, into);
+      return read_numbers<std::uint32_t>(data_set, size, name, into);
     case 8:
-      if (is_signed) return read_numbers<std::int64_t>(data_set, size, name);
-      return read_numbers<std::uint64_t>(data_set, size, name);
+      if (is_signed) return read_numbers<std::int64_t>(data_set, size, name, into);
+      return read_numbers<std::uint64_t>(data_set, size, name, into);
     default:
       throw Error("integers of " + std::to_string(H5Tget_size(type)) + " bytes cannot be read", name);
   }
 }
 
-Table::Values read_values(const DataSet& data_set, std::uint64_t size, const std::string& name) {
+void read_values(const DataSet& data_set, std::uint64_t size, const std::string& name, Table::Values& into) {
   const Type type(check(H5Dget_type(data_set.id()), "read the type", name));
   switch (H5Tget_class(type.id())) {
     case H5T_INTEGER:
-      return read_integers(data_set, type.id(), size, name);
+      return read_integers(data_set, type.id(), size, name, into);
     case H5T_FLOAT:
-      if (H5Tget_size(type.id()) > sizeof(float)) return read_numbers<double>(data_set, size, name);
-      return read_numbers<float>(data_set, size, name);
+      if (H5Tget_size(type.id()) > sizeof(float)) return read_numbers<double>(data_set, size, name, into);
+      return read_numbers<float>(data_set, size, name, into);
     case H5T_STRING:
-      return read_strings(data_set, type.id(), size, name);
+      into = read_strings(data_set, type.id(), size, name);
+      return;
     default:
       throw Error("the data set holds neither numbers nor strings", name);
   }
@@ -178,15 +181,17 @@ Table read_table(const File& file, const std::string& path) {
 }
 
 Table read_bare_table(const File& file, const std::string& path) {
-  const std::string name = file.name(path);
-  if (!file.contains(path)) throw Error("there is no such data set", name);
-  const DataSet data_set = file.open_data_set(path);
+  if (!file.contains(path)) throw Error("there is no such data set", file.name(path));
   Table table;
   table.path = path;
+  read_into(file.open_data_set(path), file.name(path), table);
+  return table;
+}
+
+void read_into(const DataSet& data_set, const std::string& name, Table& table) {
   table.shape = shape_of(data_set);
   require_readable(table.shape, name);
-  table.values = read_values(data_set, table.size(), name);
-  return table;
+  read_values(data_set, table.size(), name, table.values);
 }
 
 std::vector<std::string> data_sets_below(const File& file, const std::string& group) {

@@ -32,6 +32,8 @@ void describe(const File& file, std::span<const DataSetFacts> data_sets,
 Table read_table(const File& file, const std::string& path);
 /// The same without names of dimensions, units and long name, which take longer to read than a small table's values.
 Table read_bare_table(const File& file, const std::string& path);
+/// An open data set's shape and values into `table`, whose memory is used again. name: in errors.
+void read_into(const DataSet& data_set, const std::string& name, Table& table);
 /// Data sets below a group but pure dimension scales, by name. Empty when there is no such group.
 std::vector<std::string> data_sets_below(const File& file, const std::string& group);
 

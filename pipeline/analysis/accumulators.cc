@@ -271,64 +271,63 @@ void append_sparse(std::vector<Table>& tables, const std::vector<const Accumulat
   tables.push_back({group + "/value", {field.cells}, {nonzero}, std::move(value), "1", "counts" + suffix});
 }
 
+/// Entries of the leading dimension `dataset`.
+std::uint64_t n_entries(const TableIndex& index) { return index.at("/totals/tokens").size(); }
+
+/// The field's values of one entry.
+template <typename T, typename F>
+std::span<const T> entry_of(const TableIndex& index, const std::string& path, const Field<F>& field,
+                            const AccumulatorShape& shape, std::size_t entry) {
+  const std::uint64_t n = elements(field, shape);
+  return std::span(index.values<T>(path, n * n_entries(index))).subspan(entry * n, n);
+}
+
 template <typename T>
-void read_field(const TableIndex& index, const Field<T>& field, std::vector<Accumulators>& datasets) {
-  if (datasets.empty()) return;
-  const std::uint64_t n = elements(field, datasets.front().shape);
-  const std::vector<T>& values = index.values<T>(field.path, n * datasets.size());
-  for (std::size_t d = 0; d < datasets.size(); ++d) {
-    const auto begin = values.begin() + static_cast<std::ptrdiff_t>(d * n);
-    (datasets[d].*field.member).assign(begin, begin + static_cast<std::ptrdiff_t>(n));
-  }
+void add_field(const TableIndex& index, const Field<T>& field, std::size_t entry, Accumulators& sum) {
+  const std::span<const T> values = entry_of<T>(index, field.path, field, sum.shape, entry);
+  std::vector<T>& to = sum.*field.member;
+  std::transform(to.begin(), to.end(), values.begin(), to.begin(), std::plus<>());
 }
 
-void read_moments(const TableIndex& index, const Field<Moments>& field, std::vector<Accumulators>& datasets) {
-  const std::uint64_t n = elements(field, datasets.front().shape);
-  const auto& counts = index.values<std::uint64_t>(std::string(field.path) + "/n", n * datasets.size());
-  for (std::size_t i = 0; i < counts.size(); ++i) (datasets[i / n].*field.member)[i % n].n = counts[i];
+void add_moments(const TableIndex& index, const Field<Moments>& field, std::size_t entry, Accumulators& sum) {
+  const std::string path = field.path;
+  const auto counts = entry_of<std::uint64_t>(index, path + "/n", field, sum.shape, entry);
+  std::vector<Moments> moments(counts.size());
+  for (std::size_t i = 0; i < counts.size(); ++i) moments[i].n = counts[i];
   for (const MomentColumn& column : kMomentColumns) {
-    const auto& values = index.values<double>(std::string(field.path) + "/" + column.name, n * datasets.size());
+    const auto values = entry_of<double>(index, path + "/" + column.name, field, sum.shape, entry);
     for (std::size_t i = 0; i < values.size(); ++i)
-      if (counts[i] > 0) (datasets[i / n].*field.member)[i % n].*column.member = values[i];
+      if (counts[i] > 0) moments[i].*column.member = values[i];
   }
+  for (std::size_t i = 0; i < moments.size(); ++i) (sum.*field.member)[i].merge(moments[i]);
 }
 
-void read_paths(const TableIndex& index, std::vector<Accumulators>& datasets) {
-  const auto& count = index.values<std::uint64_t>("/paths/count", TableIndex::kAnyLength);
+void add_paths(const TableIndex& index, std::size_t entry, Accumulators& sum) {
+  const auto& count = index.values<std::uint64_t>("/paths/count");
   const auto& dataset = index.values<std::uint32_t>("/paths/dataset", count.size());
-  const auto length = static_cast<std::size_t>(datasets.front().shape.layers);
+  const auto length = static_cast<std::size_t>(sum.shape.layers);
   const auto& experts = index.values<std::uint16_t>("/paths/expert", count.size() * length);
-  const auto& undercount = index.values<std::uint64_t>("/paths/undercount", datasets.size());
-  for (std::size_t d = 0; d < datasets.size(); ++d) datasets[d].paths.set_undercount(undercount[d]);
-  for (Accumulators& a : datasets) a.paths.make_room(count.size() / datasets.size());
+  const auto& undercount = index.values<std::uint64_t>("/paths/undercount", n_entries(index));
+  sum.paths.set_undercount(sum.paths.undercount() + undercount[entry]);
+  sum.paths.make_room(count.size() / undercount.size());
   for (std::size_t i = 0; i < count.size(); ++i)
-    if (dataset[i] < datasets.size())
-      datasets[dataset[i]].paths.add(std::span(experts).subspan(i * length, length), count[i]);
+    if (dataset[i] == entry) sum.paths.add(std::span(experts).subspan(i * length, length), count[i]);
 }
 
-/// The inverse; counts_of(dataset) -> a reference. A table that was not recorded leaves them empty.
-template <typename F>
-void read_sparse(const TableIndex& index, const SparseField& field, std::vector<Accumulators>& datasets, F counts_of) {
-  if (index.find(field.group + "/indptr") == nullptr) return;
-  const auto experts = static_cast<std::uint64_t>(datasets.front().shape.experts);
-  const auto& indptr = index.values<std::uint64_t>(field.group + "/indptr", field.rows * datasets.size() + 1);
-  const auto& value = index.values<std::uint64_t>(field.group + "/value", TableIndex::kAnyLength);
+/// One entry's rows of a sparse table; one that was not recorded has none.
+CsrCounts rows_of(const TableIndex& index, const SparseField& field, const AccumulatorShape& shape, std::size_t entry) {
+  static constexpr std::array<std::uint64_t, 1> kNoRows = {0};
+  const auto experts = static_cast<std::uint64_t>(shape.experts);
+  if (index.find(field.group + "/indptr") == nullptr) return {kNoRows, {}, {}, experts};
+  const auto& indptr = index.values<std::uint64_t>(field.group + "/indptr", field.rows * n_entries(index) + 1);
+  const auto& value = index.values<std::uint64_t>(field.group + "/value");
   const auto& expert = index.values<std::uint16_t>(field.group + "/index", value.size());
-  for (std::size_t row = 0; row + 1 < indptr.size(); ++row)
-    if (indptr[row + 1] < indptr[row] || indptr[row + 1] > value.size())
-      index.fail(field.group + "/indptr", "row pointers do not ascend within the table");
+  const auto pointers = std::span(indptr).subspan(entry * field.rows, field.rows + 1);
+  if (!std::ranges::is_sorted(pointers) || pointers.back() > value.size())
+    index.fail(field.group + "/indptr", "row pointers do not ascend within the table");
   if (const auto most = std::max_element(expert.begin(), expert.end()); most != expert.end() && *most >= experts)
     index.fail(field.group + "/index", "names expert " + std::to_string(*most));
-  for (std::size_t d = 0; d < datasets.size(); ++d) {
-    const std::uint64_t* const pointer = indptr.data() + d * field.rows;
-    std::vector<std::uint64_t> cells(pointer[field.rows] - pointer[0]);
-    auto cell = cells.begin();
-    for (std::uint64_t row = 0; row < field.rows; ++row)
-      for (std::uint64_t at = pointer[row]; at < pointer[row + 1]; ++at) *cell++ = row * experts + expert[at];
-    const auto first = value.begin() + static_cast<std::ptrdiff_t>(pointer[0]);
-    counts_of(datasets[d]) = {std::move(cells),
-                              {first, value.begin() + static_cast<std::ptrdiff_t>(pointer[field.rows])}};
-  }
+  return {pointers, expert, value, experts};
 }
 
 /// Collective. The sum of all ranks' counts on rank 0.
@@ -399,17 +398,23 @@ void append_bounds(std::vector<Table>& tables, const std::vector<const Accumulat
                     "bound on the slots missing from a cell's value, also of a cell that is not there"});
 }
 
-/// The inverse; without them tables are whole.
-void read_bounds(const TableIndex& index, std::vector<Accumulators>& datasets, std::size_t which) {
+/// The bound of one entry's table; without one it is whole.
+TableBound bound_of(const TableIndex& index, const AccumulatorShape& shape, std::size_t which, std::size_t entry) {
   const std::string group = "/tokens/" + std::string(kTokenTableNames[which]);
-  if (index.find(group + "/capacity") == nullptr) return;
-  const auto layers = static_cast<std::size_t>(datasets.front().shape.layers);
-  const auto& capacity = index.values<std::uint64_t>(group + "/capacity", datasets.size());
-  const auto& undercount = index.values<std::uint64_t>(group + "/undercount", datasets.size() * layers);
-  for (std::size_t d = 0; d < datasets.size(); ++d) {
-    const auto begin = undercount.begin() + static_cast<std::ptrdiff_t>(d * layers);
-    datasets[d].token_bounds[which] = {capacity[d], {begin, begin + static_cast<std::ptrdiff_t>(layers)}};
-  }
+  const auto layers = static_cast<std::size_t>(shape.layers);
+  if (index.find(group + "/capacity") == nullptr) return {0, std::vector<std::uint64_t>(layers, 0)};
+  const auto& capacity = index.values<std::uint64_t>(group + "/capacity", n_entries(index));
+  const auto& undercount = index.values<std::uint64_t>(group + "/undercount", n_entries(index) * layers);
+  const auto of_entry = std::span(undercount).subspan(entry * layers, layers);
+  return {capacity[entry], {of_entry.begin(), of_entry.end()}};
+}
+
+/// Cuts each layer's part of a bounded table to its capacity.
+void cut_to_capacity(SparseCounts& table, TableBound& bound, const AccumulatorShape& shape) {
+  if (bound.capacity == 0) return;
+  change_layers(table, shape, [&](SparseCounts& part, std::size_t layer) {
+    bound.undercount[layer] += part.compact(bound.capacity);
+  });
 }
 
 template <typename T>
@@ -492,10 +497,7 @@ void Accumulators::merge(const Accumulators& other) {
   for (std::size_t i = 0; i < kTokenTables; ++i) {
     token_tables[i].merge(other.token_tables[i]);
     token_bounds[i].merge(other.token_bounds[i]);
-    if (token_bounds[i].capacity > 0)
-      change_layers(token_tables[i], shape, [&](SparseCounts& part, std::size_t layer) {
-        token_bounds[i].undercount[layer] += part.compact(token_bounds[i].capacity);
-      });
+    cut_to_capacity(token_tables[i], token_bounds[i], shape);
   }
   group_counts.merge(other.group_counts);
 }
@@ -560,23 +562,56 @@ std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, c
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
                                       const AccumulatorShape& shape, bool whole) {
   const TableIndex index(tables, root);
-  const auto wanted = [&](const std::string& path) { return whole || index.find(path) != nullptr; };
-  std::vector<Accumulators> datasets(index.at("/totals/tokens").size(), Accumulators(shape));
-  if (datasets.empty()) return datasets;
-  for (const auto& field : count_fields())
-    if (wanted(field.path)) read_field(index, field, datasets);
-  for (const auto& field : sum_fields())
-    if (wanted(field.path)) read_field(index, field, datasets);
-  for (const auto& field : moment_fields())
-    if (wanted(std::string(field.path) + "/n")) read_moments(index, field, datasets);
-  if (wanted("/paths/count")) read_paths(index, datasets);
-  for (std::size_t which = 0; which < kTokenTables; ++which) {
-    read_sparse(index, token_field(which, shape), datasets,
-                [which](Accumulators& a) -> SparseCounts& { return a.token_tables[which]; });
-    read_bounds(index, datasets, which);
+  std::vector<Accumulators> datasets;
+  for (std::size_t entry = 0; entry < n_entries(index); ++entry) {
+    AccumulatorSum sum(shape);
+    sum.add(index, entry, whole);
+    datasets.push_back(sum.take());
   }
-  read_sparse(index, group_field(shape), datasets, [](Accumulators& a) -> SparseCounts& { return a.group_counts; });
   return datasets;
+}
+
+std::vector<std::string> accumulator_paths() {
+  // A dataset of the smallest shape has every table.
+  static const std::vector<std::string> paths = [] {
+    const Accumulators smallest({.layers = 1, .experts = 1, .top_k = 1, .vocabulary = 1});
+    std::vector<std::string> found;
+    for (const Table& table : to_tables({&smallest}, "")) found.push_back(table.path);
+    return found;
+  }();
+  return paths;
+}
+
+void AccumulatorSum::add(const TableIndex& tables, std::size_t entry, bool whole) {
+  const auto wanted = [&](const std::string& path) { return whole || tables.find(path) != nullptr; };
+  for (const auto& field : count_fields())
+    if (wanted(field.path)) add_field(tables, field, entry, sum_);
+  for (const auto& field : sum_fields())
+    if (wanted(field.path)) add_field(tables, field, entry, sum_);
+  for (const auto& field : moment_fields())
+    if (wanted(std::string(field.path) + "/n")) add_moments(tables, field, entry, sum_);
+  if (wanted("/paths/count")) add_paths(tables, entry, sum_);
+  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    sum_.token_bounds[which].merge(bound_of(tables, sum_.shape, which, entry));
+    token_tables_[which].add(rows_of(tables, token_field(which, sum_.shape), sum_.shape, entry),
+                             sum_.token_bounds[which].capacity == 0);
+    cut_to_capacity(which);
+  }
+  group_counts_.add(rows_of(tables, group_field(sum_.shape), sum_.shape, entry), true);
+}
+
+// Bounded tables are cut after each addition, so that they never hold more than one file's beyond their capacity.
+void AccumulatorSum::cut_to_capacity(std::size_t which) {
+  if (sum_.token_bounds[which].capacity == 0) return;
+  SparseCounts table = token_tables_[which].take();
+  switchyard::cut_to_capacity(table, sum_.token_bounds[which], sum_.shape);
+  token_tables_[which] = CountSum(std::move(table));
+}
+
+Accumulators AccumulatorSum::take() {
+  for (std::size_t which = 0; which < kTokenTables; ++which) sum_.token_tables[which] = token_tables_[which].take();
+  sum_.group_counts = group_counts_.take();
+  return std::move(sum_);
 }
 
 }  // namespace switchyard

@@ -11,9 +11,11 @@
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/count_sum.h"
 #include "pipeline/analysis/document_groups.h"
 #include "pipeline/analysis/path_sketch.h"
 #include "pipeline/analysis/sparse_counts.h"
+#include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
 
@@ -122,5 +124,24 @@ std::vector<Table> to_tables(const std::vector<const Accumulators*>& datasets, c
 /// has the wrong shape; with `whole` false a missing one leaves its field as it is when nothing was counted.
 std::vector<Accumulators> from_tables(const std::vector<Table>& tables, const std::string& root,
                                       const AccumulatorShape& shape, bool whole = true);
+/// Paths below the root of all tables that to_tables may make: what a file holds of them is all that from_tables reads.
+std::vector<std::string> accumulator_paths();
+
+/// Adds up what many files store of one dataset: what merging their from_tables would give, sooner.
+class AccumulatorSum {
+ public:
+  explicit AccumulatorSum(const AccumulatorShape& shape) : sum_(shape) {}
+  /// entry: place in the tables' leading dimension `dataset`. Throws as from_tables.
+  void add(const TableIndex& tables, std::size_t entry, bool whole = true);
+  /// The sum; to be called once, at the end.
+  Accumulators take();
+
+ private:
+  void cut_to_capacity(std::size_t which);
+
+  Accumulators sum_;  // but for the tables below
+  std::array<CountSum, kTokenTables> token_tables_;
+  CountSum group_counts_;
+};
 
 }  // namespace switchyard

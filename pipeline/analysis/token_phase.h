@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,12 @@ std::vector<Table> phase_tables(const std::vector<PhaseSums>& phases);
 /// wrong. whole: as in from_tables.
 std::vector<PhaseSums> from_phase_tables(const std::vector<Table>& tables, const AccumulatorShape& shape,
                                          bool whole = true);
+
+/// Paths of all that phase_tables may make.
+std::vector<std::string> phase_table_paths();
+/// Adds what such tables hold to each phase's sum. Throws as from_phase_tables.
+void add_phase_tables(const std::vector<Table>& tables, const AccumulatorShape& shape,
+                      std::array<std::optional<AccumulatorSum>, kTokenPhases>& sums);
 
 /// The dataset of a corpus and a phase: "wiki", "wiki (decode)".
 std::string dataset_of(const std::string& corpus, TokenPhase phase);

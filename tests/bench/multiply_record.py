@@ -14,8 +14,8 @@ def main():
     shutil.copy(run / "run.json", out)
     entries = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
     lines = []
-    for _ in range(copies):
-        for entry in entries:
+    for entry in entries:  # a corpus' segments stay together, as in every run
+        for _ in range(copies):
             name = f"segments/segment-{len(lines):06d}.h5"
             shutil.copyfile(run / entry["file"], out / name)
             lines.append(json.dumps({**entry, "file": name}))
