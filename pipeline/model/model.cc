@@ -163,7 +163,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const int moe_layer = layer.moe_layer;
   const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, DType::f32);  // [n, d_model]
   observer.ffn_input(moe_layer, h);
-  Routing routing = route(h, *layer.router, config.top_k, "layer " + std::to_string(layer.index));
+  Routing routing = route(h, *layer.router, config.router_rule(), "layer " + std::to_string(layer.index));
   observer.decide(moe_layer, routing);
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
   stopwatch.lap(Phase::router);

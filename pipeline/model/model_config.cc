@@ -142,6 +142,7 @@ ModelFacts ModelConfig::facts(const std::string& name) const {
   facts.moe_layers = moe_layers;
   facts.n_experts = n_experts;
   facts.top_k = top_k;
+  facts.renormalised = renormalise;
   return facts;
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/routing_schema.h"
+#include "pipeline/model/routing.h"
 
 namespace switchyard {
 
@@ -23,6 +24,7 @@ struct ModelConfig {
   std::vector<int> moe_layers;  // decoder layers whose experts are routed, ascending
   int n_experts = 0;            // 0: dense
   int top_k = 0;
+  bool renormalise = true;  // combine weights of a token sum to 1
   float norm_epsilon = 1e-5F;
   float rope_theta = 10000.0F;
   int max_positions = 0;
@@ -35,6 +37,7 @@ struct ModelConfig {
 
   bool is_moe(int layer) const { return std::ranges::binary_search(moe_layers, layer); }
   int n_moe_layers() const { return static_cast<int>(moe_layers.size()); }
+  RouterRule router_rule() const { return {.top_k = top_k, .renormalise = renormalise}; }
   ModelFacts facts(const std::string& name) const;
 };
 
