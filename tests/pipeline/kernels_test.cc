@@ -187,7 +187,7 @@ TEST(Rows, GatherScatterEmbed) {
   const std::vector<std::int32_t> identity = {0, 1, 2, 3, 4, 5};
   EXPECT_TRUE(same_bits(gather(copy_of(packed), identity), packed));
   const Tensor table = random_matrix(DType::bf16, 9, 5, 8);
-  const Tensor x = embed(table, std::vector<std::uint32_t>{8, 0, 8});
+  const Tensor x = embed(table, std::vector<std::uint32_t>{8, 0, 8}, 1);
   EXPECT_EQ(element(x, 0, 3), element(table, 8, 3));
   EXPECT_EQ(element(x, 1, 4), element(table, 0, 4));
 }

@@ -30,8 +30,7 @@ class OneRank {
   OneRank(const std::filesystem::path& folder, Precision precision)
       : checkpoint_(folder),
         config_(ModelConfig::parse(checkpoint_.config_text(), folder.string())),
-        placement_(config_.n_experts > 0 ? ExpertPlacement::contiguous(config_.n_layers, config_.n_experts, 1)
-                                         : ExpertPlacement(std::vector<LayerPlacement>())),
+        placement_(ExpertPlacement::contiguous(config_.n_moe_layers(), config_.n_experts, 1)),
         comm_(Communicator::self()),
         transport_(make_transport("local", comm_)),
         model_(checkpoint_, config_, placement_, comm_, *transport_, {precision}) {}
@@ -126,6 +125,17 @@ constexpr Bounds kBf16 = {.precision = Precision::bf16,
                           .compared = 0.7,
                           .wrong = 0.01};
 
+// 4 of 16 experts leave more near ties than 2 of 8; norms behind each half of a layer lift small branches, and their
+// errors with them, to the size of the others.
+constexpr Bounds kBf16Wide = {.precision = Precision::bf16,
+                              .largest = kBf16.largest,
+                              .mean = 0.085,
+                              .loss = kBf16.loss,
+                              .weight = kBf16.weight,
+                              .margin = kBf16.margin,
+                              .compared = 0.5,
+                              .wrong = kBf16.wrong};
+
 class Golden : public ::testing::TestWithParam<std::tuple<std::string, Bounds>> {
  protected:
   void SetUp() override {
@@ -158,10 +168,10 @@ TEST_P(Golden, HiddenRoutingAndLossAgreeWithTheReference) {
   EXPECT_LT(loss_error(losses.loss, golden.floats("token_loss")), bounds().loss);
 
   EXPECT_TRUE(seen.layers_in_order);
-  ASSERT_EQ(seen.routings.size(), config.n_experts > 0 ? static_cast<std::size_t>(config.n_layers) : 0U);
-  for (std::size_t layer = 0; layer < seen.routings.size(); ++layer) {
-    const std::string prefix = "layers." + std::to_string(layer) + ".";
-    const Routing& routing = seen.routings[layer];
+  ASSERT_EQ(seen.routings.size(), config.moe_layers.size());
+  for (std::size_t moe_layer = 0; moe_layer < seen.routings.size(); ++moe_layer) {
+    const std::string prefix = "layers." + std::to_string(config.moe_layers[moe_layer]) + ".";
+    const Routing& routing = seen.routings[moe_layer];
     const Routed routed = compare_routing(routing, golden.integers(prefix + "topk_ids"),
                                           golden.floats(prefix + "topk_weights"), bounds().margin);
     EXPECT_LE(static_cast<double>(routed.wrong), bounds().wrong * static_cast<double>(routed.compared)) << prefix;
@@ -214,12 +224,15 @@ TEST_P(Golden, NothingDependsOnWhatSharesTheBatch) {
 
 INSTANTIATE_TEST_SUITE_P(F32, Golden,
                          ::testing::Combine(::testing::Values("golden/mixtral", "golden/mistral", "golden/mistral_swa",
-                                                              "data/demo"),
+                                                              "golden/deepseek", "golden/grok1", "data/demo"),
                                             ::testing::Values(kF32)));
 INSTANTIATE_TEST_SUITE_P(Bf16, Golden,
                          ::testing::Combine(::testing::Values("golden/mixtral", "golden/mistral", "golden/mistral_swa",
                                                               "data/demo"),
                                             ::testing::Values(kBf16)));
+INSTANTIATE_TEST_SUITE_P(Bf16Wide, Golden,
+                         ::testing::Combine(::testing::Values("golden/deepseek", "golden/grok1"),
+                                            ::testing::Values(kBf16Wide)));
 
 TEST(ModelTest, AnEmptyBatchGivesNothing) {
   OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32);
@@ -310,7 +323,7 @@ TEST(ModelTest, MalformedBatchesAreRefused) {
 TEST(ModelTest, MemoryCountsThisRanksExpertsOnly) {
   ModelConfig config;
   config.n_layers = 2, config.d_model = 8, config.d_ff = 16, config.n_heads = 2, config.n_kv_heads = 1;
-  config.head_dim = 4, config.vocabulary = 10, config.n_experts = 3, config.top_k = 1;
+  config.head_dim = 4, config.vocabulary = 10, config.n_experts = 3, config.top_k = 1, config.moe_layers = {0, 1};
   const auto placement = ExpertPlacement::contiguous(2, 3, 2);
   const ModelMemory first = Model::memory(config, placement, 0, Precision::bf16, 4);
   const ModelMemory second = Model::memory(config, placement, 1, Precision::bf16, 4);
@@ -360,7 +373,7 @@ TEST(ModelConfigTest, WhatIsWrongIsNamed) {
     EXPECT_THAT(error_with(key, none), HasSubstr("some/config.json"));
   }
   EXPECT_THAT(error_with("rope_parameters", none), HasSubstr("rope_theta"));
-  EXPECT_THAT(error_with("model_type", "gpt2"), HasSubstr("mixtral, mistral"));
+  EXPECT_THAT(error_with("model_type", "gpt2"), HasSubstr("mixtral, mistral, deepseek, grok-1"));
   EXPECT_THAT(error_with("num_experts_per_tok", 9), HasSubstr("num_experts_per_tok"));
   EXPECT_THAT(error_with("num_key_value_heads", 3), HasSubstr("num_key_value_heads"));
   EXPECT_THAT(error_with("hidden_size", -1), HasSubstr("hidden_size"));
