@@ -13,12 +13,17 @@ std::span<const Family* const> families() {
   return kAll;
 }
 
+std::string known_families() {
+  std::string known;
+  for (const Family* family : families()) known += (known.empty() ? "" : ", ") + std::string(family->model_type);
+  return known;
+}
+
 const Family& find_family(std::string_view model_type, const std::string& where) {
   const auto found = std::ranges::find(families(), model_type, &Family::model_type);
   if (found != families().end()) return **found;
-  std::string known;
-  for (const Family* family : families()) known += (known.empty() ? "" : ", ") + std::string(family->model_type);
-  throw Error("model_type \"" + std::string(model_type) + "\" is not a known family", where, "known are " + known);
+  throw Error("model_type \"" + std::string(model_type) + "\" is not a known family", where,
+              "known are " + known_families());
 }
 
 std::string numbered(std::string_view pattern, int number) {

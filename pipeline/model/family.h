@@ -73,6 +73,8 @@ struct Family {
 
 /// All families that can be run.
 std::span<const Family* const> families();
+/// Their model_types, separated by commas.
+std::string known_families();
 /// Throws Error naming `where`, the family asked for and the known ones.
 const Family& find_family(std::string_view model_type, const std::string& where);
 
