@@ -23,7 +23,7 @@ struct RowLoops {
   void (*rotate)(const float* x, const float* cosines, const float* sines, T* out, std::int64_t half);
   /// out = silu(gate) * up
   void (*silu_gate)(const float* gate, const float* up, T* out, std::int64_t n);
-  /// out = gelu(gate) * up, with the normal distribution to 1e-7
+  /// out = gelu(gate) * up, with the normal distribution to 3e-7
   void (*gelu_gate)(const float* gate, const float* up, T* out, std::int64_t n);
   /// out = e^((scores - their largest) * scale) for keys [begin, end), 0 for the others of n; returns the sum. n: a
   /// multiple of 16.

@@ -89,6 +89,13 @@ TEST(ModelFlops, EqualACountByHand) {
   c.sliding_window = 2;
   EXPECT_EQ(ModelFlops(c).of(positions), 4 * token + (1 + 2 + 2 + 1) * key);
   c.sliding_window = 0;
+  c.moe_layers = {1, 2};  // behind a dense one, each with shared experts
+  c.dense_d_ff = 70;
+  c.shared_d_ff = 33;
+  const double mixed =
+      2.0 * (3 * (8 * 24 + 2 * 8 * 12 + 24 * 8) + 2 * (8 * 5 + 2 * 3 * 8 * 20 + 3 * 8 * 33) + 3 * 8 * 70 + 8 * 50);
+  EXPECT_EQ(ModelFlops(c).of(std::vector<std::uint32_t>{0}), mixed + key);
+  c.shared_d_ff = 0;
   c.moe_layers = {};
   c.n_experts = c.top_k = c.d_ff = 0;
   c.dense_d_ff = 20;
