@@ -49,6 +49,7 @@ ModelFacts read_model(const hdf5::File& file) {
     throw Error("n_experts and top_k are one number each", file.name("/model"));
   model.n_experts = static_cast<int>(n_experts.front());
   model.top_k = static_cast<int>(top_k.front());
+  model.renormalised = file.integer_attribute("/model", "renormalised").value_or(1) != 0;
   return model;
 }
 

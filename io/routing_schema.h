@@ -32,6 +32,7 @@ struct ModelFacts {
   std::vector<int> moe_layers;  // [L] decoder layer of each MoE layer, ascending
   int n_experts = 0;            // 0 for a dense model
   int top_k = 0;
+  bool renormalised = true;  // combine weights of a token sum to 1
 
   int n_moe_layers() const { return static_cast<int>(moe_layers.size()); }
   bool operator==(const ModelFacts&) const = default;

@@ -274,6 +274,7 @@ void write_identity(const hdf5::File& file, const ModelFacts& model, const RowLa
   file.set_attribute("/model", "n_layers", model.n_layers);
   file.set_attribute("/model", "d_model", model.d_model);
   file.set_attribute("/model", "vocabulary", model.vocabulary);
+  file.set_attribute("/model", "renormalised", model.renormalised ? 1 : 0);
 }
 
 void add_tables(const std::filesystem::path& path, const ModelFacts& model, const SegmentContents& contents,

@@ -80,7 +80,7 @@ OptionParser make_parser() {
   add("transport", po::value<std::string>()->value_name("local|mpi"),
       "how ranks exchange tokens (default: local for one rank, else mpi)");
   add("placement", po::value<std::string>()->default_value("contiguous"),
-      "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}");
+      "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}, a row for each MoE layer");
   add("context", po::value<std::int64_t>()->value_name("N"),
       "tokens of a window; attention never crosses one (default: the model's limit, at most 2048)");
   add("batch-tokens", po::value<std::int64_t>()->value_name("N"),

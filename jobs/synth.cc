@@ -6,6 +6,7 @@
 #include "jobs/options.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
+#include "pipeline/model/family.h"
 
 namespace switchyard {
 
@@ -19,13 +20,19 @@ int run_synth(const Arguments& arguments) {
   SynthSpec spec;
   std::string layout;
   std::string dtype;
+  const std::string one_of_families = "one of " + known_families();
   auto add = parser.options().add_options();
   add("out", po::value<std::string>()->required()->value_name("DIR"), "folder to make");
-  add("family", po::value(&spec.family)->default_value("mixtral"), "mixtral or mistral (dense)");
+  add("family", po::value(&spec.family)->default_value("mixtral"), one_of_families.c_str());
   add("layout", po::value(&layout)->default_value("per-expert"), "mixtral's tensors: per-expert or fused");
   add("layers", po::value(&spec.n_layers)->default_value(spec.n_layers), "decoder layers");
   add("d-model", po::value(&spec.d_model)->default_value(spec.d_model), "width");
   add("d-ff", po::value(&spec.d_ff)->default_value(spec.d_ff), "intermediate width of an expert");
+  add("dense-d-ff", po::value(&spec.dense_d_ff)->value_name("N"), "of a layer without experts; default: as --d-ff");
+  add("dense-layers", po::value(&spec.dense_layers)->default_value(spec.dense_layers),
+      "deepseek: layers without experts, before the others");
+  add("shared-experts", po::value(&spec.n_shared_experts)->default_value(spec.n_shared_experts),
+      "deepseek: experts of a layer that every token visits");
   add("heads", po::value(&spec.n_heads)->default_value(spec.n_heads), "attention heads");
   add("kv-heads", po::value(&spec.n_kv_heads)->default_value(spec.n_kv_heads), "key and value heads");
   add("head-dim", po::value(&spec.head_dim)->default_value(spec.head_dim), "width of a head");

@@ -129,7 +129,8 @@ void RowObserver::route_layer(const TokenRows::Layer& rows, std::size_t n, std::
   }
   Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);
   std::copy(rows.logits.begin(), rows.logits.end(), copy.data<float>());
-  routing_[layer] = choose_experts(std::move(copy), model_.top_k, "layer " + std::to_string(model_.moe_layers[layer]));
+  routing_[layer] = choose_experts(std::move(copy), {.top_k = model_.top_k, .renormalise = model_.renormalised},
+                                   "layer " + std::to_string(model_.moe_layers[layer]));
 }
 
 }  // namespace switchyard

@@ -15,6 +15,7 @@
 #include "io/durable.h"
 #include "io/safetensors.h"
 #include "parallel/error.h"
+#include "pipeline/model/family.h"
 
 namespace switchyard {
 namespace {
@@ -84,14 +85,22 @@ Tensor make_values(const SynthTensor& tensor, DType type) {
   return values;
 }
 
+int dense_layers_of(const SynthSpec& spec, const Family& family) {
+  return family.first_moe_layer_key.empty() ? 0 : spec.dense_layers;
+}
+
+int shared_experts_of(const SynthSpec& spec, const Family& family) {
+  return family.n_shared_experts_key.empty() ? 0 : spec.n_shared_experts;
+}
+
 /// The tensors of a model, in the order of a forward pass.
 class TensorList {
  public:
-  explicit TensorList(const SynthSpec& spec) : spec_(spec) {
-    add_weight("model.embed_tokens.weight", "embedding", spec.vocabulary, spec.d_model);
+  TensorList(const SynthSpec& spec, const Family& family) : spec_(spec), family_(family) {
+    add_weight("", family.embedding, "embedding", spec.vocabulary, spec.d_model);
     for (int layer = 0; layer < spec.n_layers; ++layer) add_layer(layer);
-    add_norm("model.norm.weight");
-    add_weight("lm_head.weight", "head", spec.vocabulary, spec.d_model);
+    add_norm("", family.final_norm);
+    if (!family.tied_embeddings) add_weight("", family.head, "head", spec.vocabulary, spec.d_model);
   }
 
   std::vector<SynthTensor> take() { return std::move(tensors_); }
@@ -101,44 +110,54 @@ class TensorList {
 
   void add_layer(int layer) {
     const std::string role = "layers." + std::to_string(layer) + ".";
-    const std::string name = "model." + role;
+    const std::string name = numbered(family_.layer, layer);
     const int heads_width = spec_.n_heads * spec_.head_dim;
     const int kv_width = spec_.n_kv_heads * spec_.head_dim;
-    add_norm(name + "input_layernorm.weight");
-    add_weight(name + "self_attn.q_proj.weight", role + "q", heads_width, spec_.d_model);
-    add_weight(name + "self_attn.k_proj.weight", role + "k", kv_width, spec_.d_model);
-    add_weight(name + "self_attn.v_proj.weight", role + "v", kv_width, spec_.d_model);
-    add_weight(name + "self_attn.o_proj.weight", role + "o", spec_.d_model, heads_width);
-    add_norm(name + "post_attention_layernorm.weight");
-    if (spec_.family == "mistral") {
-      add_dense(name + "mlp.", role + "ffn.");
-    } else if (spec_.layout == ExpertLayout::per_expert) {
-      add_router(name + "block_sparse_moe.gate.weight", role, layer);
-      for (int expert = 0; expert < spec_.n_experts; ++expert) add_expert(name + "block_sparse_moe.", role, expert);
-    } else {
-      add_router(name + "mlp.gate.weight", role, layer);
-      add_fused_experts(name + "mlp.experts.", role);
+    add_norm(name, family_.attention_norm);
+    add_weight(name, family_.query, role + "q", heads_width, spec_.d_model);
+    add_weight(name, family_.key, role + "k", kv_width, spec_.d_model);
+    add_weight(name, family_.value, role + "v", kv_width, spec_.d_model);
+    add_weight(name, family_.output, role + "o", spec_.d_model, heads_width);
+    add_norm(name, family_.attention_post_norm);
+    add_norm(name, family_.ffn_norm);
+    add_norm(name, family_.ffn_post_norm);
+    if (!family_.routed() || layer < dense_layers_of(spec_, family_)) {
+      const int d_ff = spec_.dense_d_ff > 0 ? spec_.dense_d_ff : spec_.d_ff;
+      return add_ffn(name + std::string(family_.ffn_prefixes.front()), family_.dense, 0, role + "ffn.", d_ff);
     }
+    add_experts(name, role, layer);
   }
 
-  void add_dense(const std::string& name, const std::string& role) {
-    add_weight(name + "gate_proj.weight", role + "w1", spec_.d_ff, spec_.d_model);
-    add_weight(name + "up_proj.weight", role + "w3", spec_.d_ff, spec_.d_model);
-    add_weight(name + "down_proj.weight", role + "w2", spec_.d_model, spec_.d_ff);
+  void add_experts(const std::string& name, const std::string& role, int layer) {
+    const std::string prefix = name + std::string(ffn_prefix());
+    add_router(prefix + std::string(family_.router), role, layer);
+    if (spec_.layout == ExpertLayout::fused) {
+      add_fused_experts(prefix, role);
+    } else {
+      for (int expert = 0; expert < spec_.n_experts; ++expert)
+        add_ffn(prefix, family_.expert, expert, role + "experts." + std::to_string(expert) + ".", spec_.d_ff);
+    }
+    const int shared = shared_experts_of(spec_, family_);
+    if (shared > 0) add_ffn(prefix, family_.shared, 0, role + "shared.", shared * spec_.d_ff);
   }
 
-  void add_expert(const std::string& name, const std::string& role, int expert) {
-    const std::string part = "experts." + std::to_string(expert) + ".";
-    add_weight(name + part + "w1.weight", role + part + "w1", spec_.d_ff, spec_.d_model);
-    add_weight(name + part + "w3.weight", role + part + "w3", spec_.d_ff, spec_.d_model);
-    add_weight(name + part + "w2.weight", role + part + "w2", spec_.d_model, spec_.d_ff);
+  /// Files with fused experts are the newer ones of a family, and have its last prefix.
+  std::string_view ffn_prefix() const {
+    const bool newer = spec_.layout == ExpertLayout::fused && !family_.ffn_prefixes.back().empty();
+    return newer ? family_.ffn_prefixes.back() : family_.ffn_prefixes.front();
+  }
+
+  void add_ffn(const std::string& name, const FfnNames& names, int expert, const std::string& role, int d_ff) {
+    add_weight(name, numbered(names.gate, expert), role + "w1", d_ff, spec_.d_model);
+    add_weight(name, numbered(names.up, expert), role + "w3", d_ff, spec_.d_model);
+    add_weight(name, numbered(names.down, expert), role + "w2", spec_.d_model, d_ff);
   }
 
   void add_fused_experts(const std::string& name, const std::string& role) {
     const std::int64_t experts = spec_.n_experts;
     const std::int64_t d_ff = spec_.d_ff;
-    SynthTensor gate_up{{name + "gate_up_proj", Shape{experts, 2 * d_ff, spec_.d_model}}, {}};
-    SynthTensor down{{name + "down_proj", Shape{experts, spec_.d_model, d_ff}}, {}};
+    SynthTensor gate_up{{name + std::string(family_.fused_gate_up), Shape{experts, 2 * d_ff, spec_.d_model}}, {}};
+    SynthTensor down{{name + std::string(family_.fused_down), Shape{experts, spec_.d_model, d_ff}}, {}};
     for (int expert = 0; expert < spec_.n_experts; ++expert) {
       const std::string part = role + "experts." + std::to_string(expert) + ".";
       gate_up.pieces.push_back(weight_piece(part + "w1", spec_.d_ff, spec_.d_model));
@@ -160,12 +179,14 @@ class TensorList {
     tensors_.push_back(std::move(router));
   }
 
-  void add_norm(const std::string& name) {
-    tensors_.push_back({{name, Shape{spec_.d_model}}, {{0, spec_.d_model, 0.0F}}});
+  /// name is empty where the family has no such norm.
+  void add_norm(const std::string& prefix, std::string_view name) {
+    if (name.empty()) return;
+    tensors_.push_back({{prefix + std::string(name), Shape{spec_.d_model}}, {{0, spec_.d_model, 0.0F}}});
   }
 
-  void add_weight(const std::string& name, const std::string& role, int rows, int cols) {
-    tensors_.push_back({{name, Shape{rows, cols}}, {weight_piece(role, rows, cols)}});
+  void add_weight(const std::string& prefix, std::string_view name, const std::string& role, int rows, int cols) {
+    tensors_.push_back({{prefix + std::string(name), Shape{rows, cols}}, {weight_piece(role, rows, cols)}});
   }
 
   Piece weight_piece(const std::string& role, int rows, int cols) const {
@@ -173,6 +194,7 @@ class TensorList {
   }
 
   const SynthSpec& spec_;
+  const Family& family_;
   std::vector<SynthTensor> tensors_;
 };
 
@@ -180,9 +202,13 @@ void require(bool holds, const std::string& what) {
   if (!holds) throw UsageError(what);
 }
 
-void check(const SynthSpec& spec) {
-  require(spec.family == "mixtral" || spec.family == "mistral",
-          "family '" + spec.family + "' cannot be synthesized: choose mixtral or mistral");
+const Family& family_of(const SynthSpec& spec) {
+  const auto found = std::ranges::find(families(), spec.family, &Family::model_type);
+  require(found != families().end(), "family '" + spec.family + "' is not known: choose of " + known_families());
+  return **found;
+}
+
+void check(const SynthSpec& spec, const Family& family) {
   const std::pair<const char*, int> positive[] = {
       {"n_layers", spec.n_layers},     {"d_model", spec.d_model},       {"d_ff", spec.d_ff},
       {"n_heads", spec.n_heads},       {"n_kv_heads", spec.n_kv_heads}, {"head_dim", spec.head_dim},
@@ -195,43 +221,68 @@ void check(const SynthSpec& spec) {
                                                    ") must be a multiple of n_kv_heads (" +
                                                    std::to_string(spec.n_kv_heads) + ")");
   require(spec.head_dim % 2 == 0, "head_dim must be even, not " + std::to_string(spec.head_dim));
+  require(spec.dense_d_ff >= 0, "dense_d_ff must be at least 0, not " + std::to_string(spec.dense_d_ff));
+  const int dense_layers = dense_layers_of(spec, family);
+  require(dense_layers >= 0 && dense_layers < spec.n_layers,
+          "dense_layers must be from 0 to n_layers - 1, not " + std::to_string(dense_layers));
+  require(shared_experts_of(spec, family) >= 0,
+          "n_shared_experts must be at least 0, not " + std::to_string(spec.n_shared_experts));
+  require(!family.routed() || spec.layout == ExpertLayout::per_expert || !family.fused_gate_up.empty(),
+          "family '" + spec.family + "' has no fused layout");
   require(
-      spec.family == "mistral" || (spec.top_k >= 1 && spec.top_k <= spec.n_experts),
+      !family.routed() || (spec.top_k >= 1 && spec.top_k <= spec.n_experts),
       "top_k must be from 1 to n_experts (" + std::to_string(spec.n_experts) + "), not " + std::to_string(spec.top_k));
 }
 
-nlohmann::ordered_json compose_config(const SynthSpec& spec) {
-  const bool sparse = spec.family == "mixtral";
-  nlohmann::ordered_json config = {
-      {"architectures", {sparse ? "MixtralForCausalLM" : "MistralForCausalLM"}},
-      {"model_type", spec.family},
-      {"attention_dropout", 0.0},
-      {"bos_token_id", 1},
-      {"eos_token_id", 2},
-      {"hidden_act", "silu"},
-      {"hidden_size", spec.d_model},
-      {"initializer_range", 0.02},
-      {"intermediate_size", spec.d_ff},
-      {"max_position_embeddings", spec.max_positions},
-      {"num_attention_heads", spec.n_heads},
-      {"num_key_value_heads", spec.n_kv_heads},
-      {"head_dim", spec.head_dim},
-      {"num_hidden_layers", spec.n_layers},
-      {"rms_norm_eps", 1e-5},
-      {"rope_theta", 10000.0},
-      {"sliding_window", nullptr},
-      {"tie_word_embeddings", false},
-      {"torch_dtype", spec.dtype == DType::f32 ? "float32" : "bfloat16"},
-      {"use_cache", true},
-      {"vocab_size", spec.vocabulary},
-  };
+/// Sets a key that the family has.
+template <typename Value>
+void set(nlohmann::ordered_json& config, std::string_view key, const Value& value) {
+  if (!key.empty()) config[std::string(key)] = value;
+}
+
+/// Scales as Grok-1 chose them, of which two go with the sizes.
+void set_scales(nlohmann::ordered_json& config, const SynthSpec& spec, const Family& family) {
+  set(config, family.embedding_scale_key, std::sqrt(static_cast<double>(spec.d_model)));
+  set(config, family.logit_scale_key, 1 / std::sqrt(3.0));
+  set(config, family.attention_scale_key, 1 / std::sqrt(static_cast<double>(spec.head_dim)));
+  set(config, family.attention_softcap_key, 30.0);
+}
+
+nlohmann::ordered_json compose_config(const SynthSpec& spec, const Family& family) {
+  nlohmann::ordered_json config = {{"architectures", {family.architecture}},
+                                   {"model_type", family.model_type},
+                                   {"attention_dropout", 0.0},
+                                   {"bos_token_id", 1},
+                                   {"eos_token_id", 2}};
+  for (const OnlyValue& only : family.only)
+    if (!only.key.empty()) config[std::string(only.key)] = nlohmann::json::parse(only.value);
+  config["hidden_size"] = spec.d_model;
+  config["initializer_range"] = 0.02;
+  set(config, family.dense_d_ff_key, spec.dense_d_ff > 0 ? spec.dense_d_ff : spec.d_ff);
+  set(config, family.d_ff_key, spec.d_ff);
+  config["max_position_embeddings"] = spec.max_positions;
+  config["num_attention_heads"] = spec.n_heads;
+  config["num_key_value_heads"] = spec.n_kv_heads;
+  config["head_dim"] = spec.head_dim;
+  config["num_hidden_layers"] = spec.n_layers;
+  config["rms_norm_eps"] = 1e-5;
+  config["rope_theta"] = 10000.0;
+  config["sliding_window"] = nullptr;
   if (spec.sliding_window > 0) config["sliding_window"] = spec.sliding_window;
-  if (sparse) {
-    config["num_local_experts"] = spec.n_experts;
-    config["num_experts_per_tok"] = spec.top_k;
-    config["output_router_logits"] = false;
-    config["router_aux_loss_coef"] = 0.02;
-  }
+  config["tie_word_embeddings"] = family.tied_embeddings;
+  config["torch_dtype"] = spec.dtype == DType::f32 ? "float32" : "bfloat16";
+  config["use_cache"] = true;
+  config["vocab_size"] = spec.vocabulary;
+  set_scales(config, spec, family);
+  if (!family.routed()) return config;
+  set(config, family.n_experts_key, spec.n_experts);
+  set(config, family.top_k_key, spec.top_k);
+  set(config, family.n_shared_experts_key, spec.n_shared_experts);
+  set(config, family.first_moe_layer_key, spec.dense_layers);
+  set(config, family.moe_layer_step_key, 1);
+  set(config, family.renormalise_key, family.renormalise);
+  config["output_router_logits"] = false;
+  config["router_aux_loss_coef"] = 0.02;
   return config;
 }
 
@@ -292,8 +343,9 @@ void make_empty_folder(const fs::path& folder) {
 }  // namespace
 
 void synthesize_checkpoint(const fs::path& folder, const SynthSpec& spec) {
-  check(spec);
-  const std::vector<SynthTensor> tensors = TensorList(spec).take();
+  const Family& family = family_of(spec);
+  check(spec, family);
+  const std::vector<SynthTensor> tensors = TensorList(spec, family).take();
   const std::vector<std::size_t> cuts = cut_into_shards(tensors, spec.shards);
   make_empty_folder(folder);
 
@@ -312,7 +364,7 @@ void synthesize_checkpoint(const fs::path& folder, const SynthSpec& spec) {
     const nlohmann::json index = {{"metadata", {{"total_size", bytes}}}, {"weight_map", std::move(weight_map)}};
     write_text(folder / "model.safetensors.index.json", index.dump(2));
   }
-  write_text(folder / "config.json", compose_config(spec).dump(2));
+  write_text(folder / "config.json", compose_config(spec, family).dump(2));
 }
 
 }  // namespace switchyard

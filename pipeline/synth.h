@@ -10,17 +10,20 @@ namespace switchyard {
 
 /// How a MoE layer's experts lie in the file.
 enum class ExpertLayout : std::uint8_t {
-  per_expert,  // block_sparse_moe.experts.E.w1, .w3 [d_ff, d_model], .w2 [d_model, d_ff]; block_sparse_moe.gate
-  fused,       // mlp.experts.gate_up_proj [E, 2 d_ff, d_model], .down_proj [E, d_model, d_ff]; mlp.gate
+  per_expert,  // mixtral: block_sparse_moe.experts.E.w1, .w3 [d_ff, d_model], .w2 [d_model, d_ff]
+  fused,       // mlp.experts.gate_up_proj [E, 2 d_ff, d_model], .down_proj [E, d_model, d_ff]
 };
 
-/// A model to be made up.
+/// A model to be made up. What its family does not have, as experts of a dense one, does not matter.
 struct SynthSpec {
-  std::string family = "mixtral";  // or "mistral": dense, n_experts and top_k do not matter
+  std::string family = "mixtral";  // a known one
   ExpertLayout layout = ExpertLayout::per_expert;
   int n_layers = 2;
   int d_model = 64;
-  int d_ff = 128;  // of one expert, or of the dense FFN
+  int d_ff = 128;        // of one expert
+  int dense_d_ff = 0;    // of a layer without experts; 0: d_ff
+  int dense_layers = 1;  // in front of the routed ones
+  int n_shared_experts = 2;
   int n_heads = 4;
   int n_kv_heads = 2;
   int head_dim = 16;  // even

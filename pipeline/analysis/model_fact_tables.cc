@@ -36,6 +36,12 @@ std::vector<Table> model_fact_tables(const ModelFacts& model) {
                       "1",
                       number.long_name});
   if (model.n_moe_layers() == 0) return tables;
+  tables.push_back({"/model/renormalised",
+                    {"scalar"},
+                    {1},
+                    std::vector<std::int32_t>{model.renormalised ? 1 : 0},
+                    "1",
+                    "1 when the combine weights of a token sum to 1"});
   std::vector<std::int32_t> layer_numbers(model.moe_layers.begin(), model.moe_layers.end());
   tables.push_back({"/model/moe_layers",
                     {"layer"},
@@ -56,6 +62,8 @@ ModelFacts model_facts_from(const TableIndex& index) {
     const auto& layers = index.values<std::int32_t>("/model/moe_layers");
     model.moe_layers.assign(layers.begin(), layers.end());
   }
+  if (index.find("/model/renormalised") != nullptr)
+    model.renormalised = index.values<std::int32_t>("/model/renormalised", 1)[0] != 0;
   return model;
 }
 

@@ -153,16 +153,20 @@ void attend(const QueryBlock& block, const Heads& heads, const AttentionShape& s
   score<T>(block, heads, base, head_dim, scores);
   const std::int64_t used = (block.end - block.begin) * group;
   std::vector<float> sums(static_cast<std::size_t>(used));
-  const float scale = 1.0F / std::sqrt(static_cast<float>(head_dim));
+  const float scale = shape.scale > 0 ? shape.scale : 1.0F / std::sqrt(static_cast<float>(head_dim));
+  const bool capped = shape.softcap > 0;
   for (std::int64_t r = 0; r < used; ++r) {
     const std::int64_t query = block.begin + r / group;
     const std::int64_t first =
         shape.sliding_window > 0 ? std::max<std::int64_t>(0, query - shape.sliding_window + 1) : 0;
+    if (capped) {
+      leaf().soft_cap(scores + r * n_keys + first - block.key_begin, scale, shape.softcap, query + 1 - first);
+    }
     // Not yet divided by their sum.
-    sums[static_cast<std::size_t>(r)] =
-        row_loops<T>().masked_softmax(scores + r * n_keys, scale, static_cast<std::int32_t>(first - block.key_begin),
-                                      static_cast<std::int32_t>(query + 1 - block.key_begin),
-                                      static_cast<std::int32_t>(n_keys), probabilities + r * n_keys);
+    sums[static_cast<std::size_t>(r)] = row_loops<T>().masked_softmax(
+        scores + r * n_keys, capped ? 1.0F : scale, static_cast<std::int32_t>(first - block.key_begin),
+        static_cast<std::int32_t>(query + 1 - block.key_begin), static_cast<std::int32_t>(n_keys),
+        probabilities + r * n_keys);
   }
   std::fill(probabilities + used * n_keys, probabilities + rows * n_keys, T{});
   mix<T>(block, heads, base, head_dim, probabilities, mixed);

@@ -13,6 +13,8 @@ struct AttentionShape {
   int n_kv_heads = 0;  // divides n_heads; query head q reads key head q / (n_heads / n_kv_heads)
   int head_dim = 0;
   int sliding_window = 0;  // 0: none; else keys a query sees, its own included
+  float scale = 0;         // of scores; 0: 1 / sqrt(head_dim)
+  float softcap = 0;       // scaled scores s become cap * tanh(s / cap); 0: they stay
 
   int group() const { return n_heads / n_kv_heads; }
   std::int64_t qkv_columns() const { return static_cast<std::int64_t>(n_heads + 2 * n_kv_heads) * head_dim; }
@@ -53,7 +55,7 @@ struct Heads {
 Heads split_heads(TensorView qkv, std::span<const std::int32_t> window_offsets, const AttentionShape& shape,
                   RopeTable& rope, DType out);
 
-/// softmax(q k^T / sqrt(head_dim)) v, causal, within windows -> [n, n_heads * head_dim] of the heads' type. The softmax
+/// softmax(cap(scale * q k^T)) v, causal, within windows -> [n, n_heads * head_dim] of the heads' type. The softmax
 /// is f32. A window's result depends on that window alone.
 Tensor attention(const Heads& heads, std::span<const std::int32_t> window_offsets, const AttentionShape& shape);
 

@@ -80,23 +80,21 @@ std::vector<Segment> cut(std::span<const Segment> segments, int n_panels) {
   return pieces;
 }
 
-/// activation[r, panel's columns] = silu(gate) * up, for a piece's rows; activation's row 0 is rows' row `first`.
+/// activation[r, panel's columns] = activation(gate) * up, for a piece's rows; activation's row 0 is rows' row `first`.
+template <typename T>
 void activate(const PanelProduct& product, const GatedFfn& expert, int panel, TensorView rows, const Segment& piece,
               Tensor& activation, std::int64_t first) {
   const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
   const std::int64_t column = expert.gate_up.panel() / 2 * panel;
   std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * 2 * half) * sizeof(float));
   const auto* both = reinterpret_cast<const float*>(tile);
+  const auto gate_loop = expert.activation == Activation::silu ? row_loops<T>().silu_gate : row_loops<T>().gelu_gate;
   for (std::int64_t begin = piece.begin; begin < piece.end; begin += kTileRows) {
     const std::int64_t end = std::min(piece.end, begin + kTileRows);
     product.run_tile(expert.gate_up, panel, rows, begin, end, tile);
     for (std::int64_t r = 0; r < end - begin; ++r) {
       const float* gate = both + r * 2 * half;
-      if (activation.dtype() == DType::bf16) {
-        leaf().bf16.gate(gate, gate + half, activation.row<Bf16>(begin - first + r).data() + column, half);
-      } else {
-        leaf().f32.gate(gate, gate + half, activation.row<float>(begin - first + r).data() + column, half);
-      }
+      gate_loop(gate, gate + half, activation.row<T>(begin - first + r).data() + column, half);
     }
   }
 }
@@ -121,7 +119,12 @@ void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::sp
 #pragma omp for schedule(dynamic)
       for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
         const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
-        activate(gate_up, experts[piece.expert], static_cast<int>(task / n_wide), rows, piece, activation, first);
+        const auto panel = static_cast<int>(task / n_wide);
+        if (type == DType::bf16) {
+          activate<Bf16>(gate_up, experts[piece.expert], panel, rows, piece, activation, first);
+        } else {
+          activate<float>(gate_up, experts[piece.expert], panel, rows, piece, activation, first);
+        }
       }
 #pragma omp for schedule(dynamic)
       for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task) {
@@ -136,10 +139,11 @@ void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::sp
 
 }  // namespace
 
-GatedFfn::GatedFfn(TensorView gate, TensorView up, TensorView down_weights)
+GatedFfn::GatedFfn(TensorView gate, TensorView up, TensorView down_weights, Activation of_gate)
     : gate_up(interleave(gate, up, half_panel(gate.rows(), gate.cols(), gate.dtype())),
               2 * half_panel(gate.rows(), gate.cols(), gate.dtype())),
-      down(down_weights) {}
+      down(down_weights),
+      activation(of_gate) {}
 
 Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts) {
   assert(rows_per_expert.size() == experts.size());

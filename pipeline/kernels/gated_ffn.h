@@ -9,20 +9,26 @@
 
 namespace switchyard {
 
-/// down * (silu(gate * x) . (up * x)): one expert, or a dense layer's only one.
+/// silu(x) = x / (1 + e^-x); gelu(x) = x Phi(x), Phi the normal distribution (Hendrycks and Gimpel 2016,
+/// https://arxiv.org/abs/1606.08415), not its approximation by a tanh.
+enum class Activation : std::uint8_t { silu, gelu };
+
+/// down * (activation(gate * x) . (up * x)): one expert, or a dense layer's only one.
 class GatedFfn {
  public:
   /// gate, up: [d_ff, d]; down: [d, d_ff]; one type.
-  GatedFfn(TensorView gate, TensorView up, TensorView down);
+  GatedFfn(TensorView gate, TensorView up, TensorView down, Activation activation = Activation::silu);
 
   std::int64_t d_ff() const { return down.n_in(); }
 
   PackedWeights gate_up;  // [2 d_ff, d], each panel: gate's columns, then up's same columns
   PackedWeights down;     // [d, d_ff]
+  Activation activation;
 };
 
 /// rows [n, d] of the experts' type, grouped: the first rows_per_expert[0] are the first expert's, and so on -> [n, d]
-/// of the same type. Experts have equal shapes. A row's result depends on that row and its expert alone.
+/// of the same type. Experts have equal shapes and activations. A row's result depends on that row and its expert
+/// alone.
 Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts);
 
 /// x [n, d] f32 += ffn(h), h: [n, d] of the weights' type.

@@ -22,7 +22,9 @@ struct RowLoops {
   /// Rotates (x[i], x[i + half]) by an angle.
   void (*rotate)(const float* x, const float* cosines, const float* sines, T* out, std::int64_t half);
   /// out = silu(gate) * up
-  void (*gate)(const float* gate, const float* up, T* out, std::int64_t n);
+  void (*silu_gate)(const float* gate, const float* up, T* out, std::int64_t n);
+  /// out = gelu(gate) * up, with the normal distribution to 3e-7
+  void (*gelu_gate)(const float* gate, const float* up, T* out, std::int64_t n);
   /// out = e^((scores - their largest) * scale) for keys [begin, end), 0 for the others of n; returns the sum. n: a
   /// multiple of 16.
   float (*masked_softmax)(const float* scores, float scale, std::int32_t begin, std::int32_t end, std::int32_t n,
@@ -40,6 +42,8 @@ struct LeafLoops {
   void (*dot_rows)(const float* row, const float* weights, float* out, std::int64_t n_experts, std::int64_t d);
   /// out = e^x, relative error below 2e-7 for x in [-87, 88]; beyond, it stays at the value there.
   void (*exp)(const float* x, float* out, std::int64_t n);
+  /// scores = cap * tanh(scores * scale / cap), relative error below 5e-7.
+  void (*soft_cap)(float* scores, float scale, float cap, std::int64_t n);
   /// The innermost product (strips.h): out [m, strip_columns] = left [m, k] * strip [k, strip_columns], added to what
   /// is in out where `add`; left_stride, out_stride: floats from row to row.
   void (*multiply_strip)(const float* left, std::int64_t left_stride, const float* strip, std::int64_t m,

@@ -56,12 +56,12 @@ float choose(Decision& token) {
 
 }  // namespace
 
-Routing choose_experts(Tensor logits, int top_k, const std::string& where) {
+Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where) {
   const std::int64_t n = logits.rows();
-  const auto k = static_cast<std::size_t>(top_k);
-  assert(top_k <= logits.cols());
+  const auto k = static_cast<std::size_t>(rule.top_k);
+  assert(rule.top_k <= logits.cols());
   Routing out;
-  out.top_k = top_k;
+  out.top_k = rule.top_k;
   out.ids.resize(static_cast<std::size_t>(n) * k);
   out.weights.resize(static_cast<std::size_t>(n) * k);
   out.probabilities = Tensor(DType::f32, n, logits.cols());
@@ -88,7 +88,8 @@ Routing choose_experts(Tensor logits, int top_k, const std::string& where) {
     }
     out.top_probability[i] = token.weights[0];
     out.margin[i] = next < 0 ? 0.0F : token.weights[k - 1] - next;
-    for (float& w : token.weights) w /= chosen;
+    if (rule.renormalise)
+      for (float& w : token.weights) w /= chosen;
     float mean_logit = 0;
     for (std::size_t e = 0; e < token.logits.size(); ++e) mean_logit += token.probabilities[e] * token.logits[e];
     out.entropy[i] = std::max(0.0F, out.log_sum_exp[i] - mean_logit);
@@ -101,7 +102,7 @@ Routing choose_experts(Tensor logits, int top_k, const std::string& where) {
   return out;
 }
 
-Routing route(TensorView h, TensorView weights, int top_k, const std::string& where) {
+Routing route(TensorView h, TensorView weights, RouterRule rule, const std::string& where) {
   assert(h.cols() == weights.cols());
   Tensor logits(DType::f32, h.rows(), weights.rows());
 #pragma omp parallel for
@@ -109,7 +110,7 @@ Routing route(TensorView h, TensorView weights, int top_k, const std::string& wh
     leaf().dot_rows(h.row<float>(t).data(), weights.data<float>(), logits.row<float>(t).data(), weights.rows(),
                     h.cols());
   }
-  return choose_experts(std::move(logits), top_k, where);
+  return choose_experts(std::move(logits), rule, where);
 }
 
 }  // namespace switchyard

@@ -10,12 +10,13 @@
 namespace switchyard {
 
 /// The softmax router: logits = h * weights^T, probabilities = softmax over all experts, the k largest of them (a tie
-/// goes to the lower id), combine weights = those divided by their sum. All in f32, by the same code for each token.
-/// h: [n, d] f32, weights: [E, d] f32. Throws Error naming `where` and the token when a logit is not finite.
-Routing route(TensorView h, TensorView weights, int top_k, const std::string& where);
+/// goes to the lower id), combine weights = those, divided by their sum if the rule says so. All in f32, by the same
+/// code for each token. h: [n, d] f32, weights: [E, d] f32. Throws Error naming `where` and the token when a logit is
+/// not finite.
+Routing route(TensorView h, TensorView weights, RouterRule rule, const std::string& where);
 
 /// The same from router logits already known, [n, E] f32: rows of a record are decided again by the code that decided
 /// them first.
-Routing choose_experts(Tensor logits, int top_k, const std::string& where);
+Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where);
 
 }  // namespace switchyard

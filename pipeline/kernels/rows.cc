@@ -21,7 +21,7 @@ bool is_identity(std::span<const std::int32_t> order) {
 
 }  // namespace
 
-Tensor embed(TensorView table, std::span<const std::uint32_t> tokens) {
+Tensor embed(TensorView table, std::span<const std::uint32_t> tokens, float scale) {
   Tensor x(DType::f32, static_cast<std::int64_t>(tokens.size()), table.cols());
 #pragma omp parallel for
   for (std::int64_t t = 0; t < x.rows(); ++t) {
@@ -31,6 +31,7 @@ Tensor embed(TensorView table, std::span<const std::uint32_t> tokens) {
     } else {
       std::ranges::copy(table.row<float>(token), x.row<float>(t).begin());
     }
+    if (scale != 1.0F) leaf().f32.multiply(x.row<float>(t).data(), scale, x.row<float>(t).data(), x.cols());
   }
   return x;
 }
@@ -87,6 +88,13 @@ Tensor scatter(Tensor rows, std::span<const std::int32_t> order) {
     std::memcpy(out.bytes() + to * bytes, rows.bytes() + static_cast<std::size_t>(i) * bytes, bytes);
   }
   return out;
+}
+
+void add_rows(Tensor& x, TensorView rows) {
+#pragma omp parallel for
+  for (std::int64_t t = 0; t < x.rows(); ++t) {
+    leaf().f32.accumulate(x.row<float>(t).data(), rows.row<float>(t).data(), 1.0F, x.cols());
+  }
 }
 
 void add_weighted(Tensor& x, TensorView rows, std::span<const float> weights, std::span<const std::int32_t> slots) {

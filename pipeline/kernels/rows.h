@@ -8,8 +8,9 @@
 /// Operations on rows: each row of a result depends on its own inputs alone. All are parallel over rows.
 namespace switchyard {
 
-/// table [vocabulary, d] f32 or bf16, tokens [n] -> [n, d] f32. Every token is below the vocabulary's size.
-Tensor embed(TensorView table, std::span<const std::uint32_t> tokens);
+/// table [vocabulary, d] f32 or bf16, tokens [n] -> [n, d] f32, times `scale`. Every token is below the vocabulary's
+/// size.
+Tensor embed(TensorView table, std::span<const std::uint32_t> tokens, float scale);
 
 /// x [n, d] f32 / sqrt(mean(x^2) + epsilon) * weight [d] -> [n, d] of type `out`.
 Tensor rms_norm(TensorView x, std::span<const float> weight, float epsilon, DType out);
@@ -22,6 +23,9 @@ Tensor gather(Tensor rows, std::span<const std::int32_t> order);
 
 /// Row order[i] is rows[i]: undoes gather. order is a permutation.
 Tensor scatter(Tensor rows, std::span<const std::int32_t> order);
+
+/// x [n, d] f32 += rows [n, d] f32.
+void add_rows(Tensor& x, TensorView rows);
 
 /// x [n, d] f32 += sum over j of weights[t, j] * the row of slot t * k + j, summed in slot order. rows: [n * k, d] f32
 /// or bf16, row i belonging to slots[i]; weights: [n, k].

@@ -60,15 +60,21 @@ Tensor CheckpointTensors::router(int layer) const {
 FfnTensors CheckpointTensors::expert(int layer, int expert) const {
   const std::string prefix = ffn_prefix(layer);
   const bool fused = checkpoint_.contains(prefix + std::string(family_.fused_gate_up));
-  return fused ? fused_expert(prefix, expert) : ffn(prefix, family_.expert, expert);
+  return fused ? fused_expert(prefix, expert) : ffn(prefix, family_.expert, config_.d_ff, expert);
 }
 
-FfnTensors CheckpointTensors::dense(int layer) const { return ffn(ffn_prefix(layer), family_.dense, 0); }
+FfnTensors CheckpointTensors::shared(int layer) const {
+  return ffn(ffn_prefix(layer), family_.shared, config_.shared_d_ff);
+}
 
-FfnTensors CheckpointTensors::ffn(const std::string& prefix, const FfnNames& names, int expert) const {
-  return {matrix(prefix + numbered(names.gate, expert), config_.d_ff, config_.d_model),
-          matrix(prefix + numbered(names.up, expert), config_.d_ff, config_.d_model),
-          matrix(prefix + numbered(names.down, expert), config_.d_model, config_.d_ff)};
+FfnTensors CheckpointTensors::dense(int layer) const {
+  return ffn(ffn_prefix(layer), family_.dense, config_.dense_d_ff);
+}
+
+FfnTensors CheckpointTensors::ffn(const std::string& prefix, const FfnNames& names, int d_ff, int expert) const {
+  return {matrix(prefix + numbered(names.gate, expert), d_ff, config_.d_model),
+          matrix(prefix + numbered(names.up, expert), d_ff, config_.d_model),
+          matrix(prefix + numbered(names.down, expert), config_.d_model, d_ff)};
 }
 
 FfnTensors CheckpointTensors::fused_expert(const std::string& prefix, std::int64_t expert) const {

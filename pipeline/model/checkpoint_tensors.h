@@ -36,6 +36,8 @@ class CheckpointTensors {
 
   /// [E, d] f32, of a decoder layer that has experts.
   Tensor router(int layer) const;
+  /// A decoder layer's shared experts as one block; the model has some.
+  FfnTensors shared(int layer) const;
   /// One routed expert of a decoder layer that has experts.
   FfnTensors expert(int layer, int expert) const;
   /// The block of a decoder layer without experts.
@@ -43,7 +45,7 @@ class CheckpointTensors {
 
  private:
   const StoredTensor& find(std::string_view name, const std::vector<std::int64_t>& shape) const;
-  FfnTensors ffn(const std::string& prefix, const FfnNames& names, int expert) const;
+  FfnTensors ffn(const std::string& prefix, const FfnNames& names, int d_ff, int expert = 0) const;
   FfnTensors fused_expert(const std::string& prefix, std::int64_t expert) const;
 
   const Checkpoint& checkpoint_;

@@ -36,6 +36,27 @@ class Stopwatch {
   PhaseSeconds seconds_ = {};
 };
 
+/// What one half of a layer adds to the residual stream: at once, or, where a norm comes before, summed apart first.
+class Branch {
+ public:
+  Branch(Tensor& x, std::span<const float> norm) : x_(x), norm_(norm) {
+    if (norm.empty()) return;
+    apart_ = Tensor(DType::f32, x.rows(), x.cols());
+    std::fill_n(apart_.data<float>(), x.rows() * x.cols(), 0.0F);
+  }
+  /// What to add to.
+  Tensor& sum() { return norm_.empty() ? x_ : apart_; }
+  /// x += norm(sum), once all is added.
+  void join(float epsilon) {
+    if (!norm_.empty()) add_rows(x_, rms_norm(apart_, norm_, epsilon, DType::f32));
+  }
+
+ private:
+  Tensor& x_;
+  std::span<const float> norm_;
+  Tensor apart_;  // [n, d_model] f32
+};
+
 void check_placement(const ModelConfig& config, const ExpertPlacement& placement, int n_ranks) {
   if (config.n_experts == 0) return;
   if (placement.n_layers() != config.n_moe_layers()) {
@@ -107,7 +128,9 @@ Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const Expe
                          .attention_shape = {.n_heads = config.n_heads,
                                              .n_kv_heads = config.n_kv_heads,
                                              .head_dim = config.head_dim,
-                                             .sliding_window = config.sliding_window},
+                                             .sliding_window = config.sliding_window,
+                                             .scale = config.attention_scale,
+                                             .softcap = config.attention_softcap},
                          .rope = RopeTable(config.rope_theta, config.head_dim),
                          .stopwatch = {}});
 }
@@ -124,7 +147,7 @@ TokenLosses Model::forward(const Batch& batch, RoutingObserver& observer) {
 Tensor Model::embed(const Batch& batch) {
   check_batch(batch, state_->config);
   state_->stopwatch.start();
-  return switchyard::embed(state_->weights.embedding, batch.tokens);
+  return switchyard::embed(state_->weights.embedding, batch.tokens, state_->config.embedding_scale);
 }
 
 void Model::run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer) {
@@ -154,16 +177,18 @@ void Model::State::add_attention(Tensor& x, const Layer& layer, std::span<const 
   const Tensor h = rms_norm(x, layer.attention_norm, config.norm_epsilon, type);      // [n, d_model]
   const Tensor qkv = matmul(h, layer.qkv);                                            // [n, qkv columns] f32
   const Heads heads = split_heads(qkv, window_offsets, attention_shape, rope, type);  // rotated
-  add_matmul(x, switchyard::attention(heads, window_offsets, attention_shape), layer.output);
+  Branch branch(x, layer.attention_post_norm);
+  add_matmul(branch.sum(), switchyard::attention(heads, window_offsets, attention_shape), layer.output);
+  branch.join(config.norm_epsilon);
   stopwatch.lap(Phase::attention);
 }
 
-// x += sum over k of weight * expert(h), the experts spread over ranks. Collective.
+// x += shared(h) + sum over k of weight * expert(h), the experts spread over ranks. Collective.
 void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer) {
   const int moe_layer = layer.moe_layer;
   const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, DType::f32);  // [n, d_model]
   observer.ffn_input(moe_layer, h);
-  Routing routing = route(h, *layer.router, config.top_k, "layer " + std::to_string(layer.index));
+  Routing routing = route(h, *layer.router, config.router_rule(), "layer " + std::to_string(layer.index));
   observer.decide(moe_layer, routing);
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
   stopwatch.lap(Phase::router);
@@ -173,6 +198,11 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   stopwatch.lap(Phase::dispatch);
   observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded
   stopwatch.lap(Phase::record);
+  Branch branch(x, layer.ffn_post_norm);
+  if (layer.shared) {  // ... and every token visits these
+    add_gated_ffn(branch.sum(), rms_norm(x, layer.ffn_norm, config.norm_epsilon, type), *layer.shared);
+    stopwatch.lap(Phase::experts);
+  }
   Tensor arrived = std::move(out).finish();
   stopwatch.lap(Phase::wait);
   const Tensor rows = gather(std::move(arrived), plan.group_order());  // [n_receive, d_model]
@@ -186,13 +216,16 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const Tensor returned = std::move(back).finish();  // [n * k, d_model], packed order
   stopwatch.lap(Phase::wait);
   observer.expert_outputs(moe_layer, returned, plan);
-  add_weighted(x, returned, combine_weights, plan.pack_order());
+  add_weighted(branch.sum(), returned, combine_weights, plan.pack_order());
+  branch.join(config.norm_epsilon);
   stopwatch.lap(Phase::combine);
 }
 
 void Model::State::add_dense(Tensor& x, const Layer& layer) {
   const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, type);
-  add_gated_ffn(x, h, layer.ffns.front());
+  Branch branch(x, layer.ffn_post_norm);
+  add_gated_ffn(branch.sum(), h, layer.ffns.front());
+  branch.join(config.norm_epsilon);
   stopwatch.lap(Phase::experts);
 }
 
@@ -224,18 +257,17 @@ ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& plac
   const auto head_dim = static_cast<std::uint64_t>(config.head_dim);
   const std::uint64_t width = static_cast<std::uint64_t>(config.n_heads) * head_dim;
   const std::uint64_t qkv = width + 2 * static_cast<std::uint64_t>(config.n_kv_heads) * head_dim;
-  const std::uint64_t ffn = 3 * d * static_cast<std::uint64_t>(config.d_ff) * element;
+  const auto moe_layers = static_cast<std::uint64_t>(config.n_moe_layers());
+  const auto ffn_bytes = [&](int d_ff) { return 3 * d * static_cast<std::uint64_t>(d_ff) * element; };
 
   ModelMemory memory;
   memory.replicated_bytes =
       2 * vocabulary * d * element + layers * (qkv + width) * d * element + (2 * layers + 1) * d * 4;
-  if (config.n_experts == 0) {
-    memory.replicated_bytes += layers * ffn;
-  } else {
-    memory.replicated_bytes += layers * static_cast<std::uint64_t>(config.n_experts) * d * 4;
-    for (int layer = 0; layer < placement.n_layers(); ++layer) {
-      memory.expert_bytes += placement.layer(layer).experts_of(rank).size() * ffn;
-    }
+  memory.replicated_bytes += (layers - moe_layers) * ffn_bytes(config.dense_d_ff);
+  memory.replicated_bytes +=
+      moe_layers * (ffn_bytes(config.shared_d_ff) + static_cast<std::uint64_t>(config.n_experts) * d * 4);
+  for (int layer = 0; layer < placement.n_layers(); ++layer) {
+    memory.expert_bytes += placement.layer(layer).experts_of(rank).size() * ffn_bytes(config.d_ff);
   }
   const std::uint64_t attention = n * (qkv * 4 + qkv * element + 2 * width * element);
   // Rows sent, arrived, grouped and returned: as many of each when experts are evenly used.

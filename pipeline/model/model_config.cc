@@ -2,7 +2,6 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "io/strict_json.h"
 #include "parallel/error.h"
@@ -47,6 +46,14 @@ class ConfigReader {
     return number;
   }
 
+  float positive_or(std::string_view key, float otherwise) const { return has(key) ? positive(key) : otherwise; }
+
+  /// Refuses any other value than this JSON text.
+  void allow_only(const OnlyValue& only) const {
+    if (!has(only.key) || find(only.key) == nlohmann::json::parse(only.value)) return;
+    fail(only.key, "is " + find(only.key).dump() + ", and only " + std::string(only.value) + " can be run");
+  }
+
   bool flag_or(std::string_view key, bool otherwise) const {
     if (!has(key)) return otherwise;
     if (!find(key).is_boolean()) fail(key, "is neither true nor false");
@@ -77,8 +84,8 @@ class ConfigReader {
   std::string where_;
 };
 
-/// The base of rotary embeddings: at the top level in older files, in "rope_parameters" in newer ones.
-float read_rope_theta(const ConfigReader& config) {
+/// The base of rotary embeddings: at the top level in older files, in "rope_parameters" in newer ones, or the family's.
+float read_rope_theta(const ConfigReader& config, const Family& family) {
   for (const std::string_view key : {"rope_parameters", "rope_scaling"}) {
     if (!config.has(key)) continue;
     const ConfigReader rope = config.object(key);
@@ -88,7 +95,25 @@ float read_rope_theta(const ConfigReader& config) {
     }
     if (rope.has("rope_theta")) return rope.positive("rope_theta");
   }
-  return config.positive("rope_theta");
+  return family.rope_theta > 0 ? config.positive_or("rope_theta", family.rope_theta) : config.positive("rope_theta");
+}
+
+std::vector<int> read_moe_layers(const ConfigReader& config, const Family& family, int n_layers) {
+  if (!family.routed()) return {};
+  const int first = config.integer_or(family.first_moe_layer_key, 0, 0, n_layers);
+  const int step = config.integer_or(family.moe_layer_step_key, 1, 1, kMostLayers);
+  std::vector<int> layers;
+  for (int layer = first; layer < n_layers; ++layer)
+    if (layer % step == 0) layers.push_back(layer);
+  return layers;
+}
+
+void read_experts(const ConfigReader& reader, const Family& family, ModelConfig& config) {
+  config.d_ff = reader.integer(family.d_ff_key, 1, kLargestSize);
+  config.n_experts = reader.integer(family.n_experts_key, 1, kMostExperts);
+  config.top_k = reader.integer(family.top_k_key, 1, config.n_experts);
+  config.renormalise = reader.flag_or(family.renormalise_key, family.renormalise);
+  config.shared_d_ff = config.d_ff * reader.integer_or(family.n_shared_experts_key, 0, 0, kLargestSize / config.d_ff);
 }
 
 }  // namespace
@@ -103,7 +128,6 @@ ModelConfig ModelConfig::parse(std::string_view config_text, const std::string& 
   config.family = family.model_type;
   config.n_layers = reader.integer("num_hidden_layers", 1, kMostLayers);
   config.d_model = reader.integer("hidden_size", 1, kLargestSize);
-  config.d_ff = reader.integer(family.d_ff_key, 1, kLargestSize);
   config.n_heads = reader.integer("num_attention_heads", 1, kLargestSize);
   config.n_kv_heads = reader.integer_or("num_key_value_heads", config.n_heads, 1, config.n_heads);
   if (config.n_heads % config.n_kv_heads != 0) {
@@ -115,20 +139,22 @@ ModelConfig ModelConfig::parse(std::string_view config_text, const std::string& 
   config.head_dim = reader.integer_or("head_dim", config.d_model / config.n_heads, 1, 1 << 14);
   if (config.head_dim % 2 != 0) reader.fail("head_dim", "is odd, which rotary embeddings cannot pair");
   config.vocabulary = reader.integer("vocab_size", 1, kLargestSize);
-  if (family.routed()) {
-    config.n_experts = reader.integer(family.n_experts_key, 1, kMostExperts);
-    config.top_k = reader.integer(family.top_k_key, 1, config.n_experts);
-    config.moe_layers.resize(static_cast<std::size_t>(config.n_layers));
-    std::iota(config.moe_layers.begin(), config.moe_layers.end(), 0);
+  config.moe_layers = read_moe_layers(reader, family, config.n_layers);
+  if (config.n_moe_layers() > 0) read_experts(reader, family, config);
+  if (config.n_moe_layers() < config.n_layers) {
+    config.dense_d_ff = reader.integer(family.dense_d_ff_key, 1, kLargestSize);
   }
   config.norm_epsilon = reader.positive("rms_norm_eps");
-  config.rope_theta = read_rope_theta(reader);
+  config.rope_theta = read_rope_theta(reader, family);
   config.max_positions = reader.integer("max_position_embeddings", 1, kMostPositions);
   config.sliding_window = reader.integer_or("sliding_window", 0, 1, kMostPositions);
-  config.tied_embeddings = reader.flag_or("tie_word_embeddings", false);
-  if (reader.has("hidden_act") && reader.text("hidden_act") != "silu") {
-    reader.fail("hidden_act", "is \"" + reader.text("hidden_act") + "\", and only \"silu\" can be run");
-  }
+  config.tied_embeddings = reader.flag_or("tie_word_embeddings", family.tied_embeddings);
+  config.embedding_scale = reader.positive_or(family.embedding_scale_key, 1);
+  config.logit_scale = reader.positive_or(family.logit_scale_key, 1);
+  config.attention_scale = reader.positive_or(family.attention_scale_key, 0);
+  config.attention_softcap = reader.positive_or(family.attention_softcap_key, 0);
+  config.activation = family.activation;
+  for (const OnlyValue& only : family.only) reader.allow_only(only);
   return config;
 }
 
@@ -142,6 +168,7 @@ ModelFacts ModelConfig::facts(const std::string& name) const {
   facts.moe_layers = moe_layers;
   facts.n_experts = n_experts;
   facts.top_k = top_k;
+  facts.renormalised = renormalise;
   return facts;
 }
 

@@ -9,8 +9,10 @@ namespace switchyard {
 ModelFlops::ModelFlops(const ModelConfig& c) : sliding_window(c.sliding_window) {
   const double d = c.d_model;
   const double projections = d * c.head_dim * (2.0 * c.n_heads + 2.0 * c.n_kv_heads);
-  const double ffn = 3.0 * d * c.d_ff * (c.n_experts > 0 ? c.top_k : 1) + d * c.n_experts;
-  per_token = 2 * (c.n_layers * (projections + ffn) + d * c.vocabulary);
+  const double moe = 3.0 * d * (static_cast<double>(c.top_k) * c.d_ff + c.shared_d_ff) + d * c.n_experts;
+  const double dense = 3.0 * d * c.dense_d_ff;
+  const int n_moe = c.n_moe_layers();
+  per_token = 2 * (c.n_layers * projections + n_moe * moe + (c.n_layers - n_moe) * dense + d * c.vocabulary);
   per_key = 4.0 * c.n_layers * c.n_heads * c.head_dim;
 }
 

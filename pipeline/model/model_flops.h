@@ -8,8 +8,8 @@
 namespace switchyard {
 
 /// Floating-point operations of a forward pass, two for each multiply-add of its products:
-///   a token: 2 (layers (d head_dim (2 heads + 2 kv_heads) + 3 k d d_ff + d E) + d vocabulary); without experts
-///            3 d d_ff instead of 3 k d d_ff + d E
+///   a token: 2 (layers d head_dim (2 heads + 2 kv_heads) + MoE layers (3 d (k d_ff + shared_d_ff) + d E)
+///            + dense layers 3 d dense_d_ff + d vocabulary)
 ///   a token and key that it sees, itself included: 4 layers heads head_dim, for the score and the weighted value
 /// Norms, softmax, rotary positions, activations and the embedding, which is looked up, are not counted.
 struct ModelFlops {

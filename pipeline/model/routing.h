@@ -9,6 +9,12 @@
 
 namespace switchyard {
 
+/// What a family's routers do with their probabilities.
+struct RouterRule {
+  int top_k = 0;
+  bool renormalise = true;  // combine weights are divided by their sum
+};
+
 /// What one router decided for n tokens, with the figures that the record keeps of it.
 struct Routing {
   int top_k = 0;

@@ -31,7 +31,12 @@ class Loader {
       : tensors_(checkpoint, config, type), config_(config), family_(tensors_.family()) {}
 
   Tensor embedding() const { return tensors_.matrix(family_.embedding, config_.vocabulary, config_.d_model); }
-  std::vector<float> final_norm() const { return tensors_.norm(family_.final_norm); }
+  // The head is linear: a scale of the logits is one of what enters it, and here it costs nothing.
+  std::vector<float> final_norm() const {
+    std::vector<float> norm = tensors_.norm(family_.final_norm);
+    for (float& weight : norm) weight *= config_.logit_scale;
+    return norm;
+  }
   PackedWeights head() const {
     const std::string_view name = config_.tied_embeddings ? family_.embedding : family_.head;
     return PackedWeights(tensors_.matrix(name, config_.vocabulary, config_.d_model));
@@ -44,8 +49,11 @@ class Loader {
             .attention_norm = tensors_.norm(prefix + std::string(family_.attention_norm)),
             .qkv = qkv(prefix),
             .output = PackedWeights(tensors_.matrix(prefix + std::string(family_.output), config_.d_model, width())),
+            .attention_post_norm = optional_norm(prefix, family_.attention_post_norm),
             .ffn_norm = tensors_.norm(prefix + std::string(family_.ffn_norm)),
+            .ffn_post_norm = optional_norm(prefix, family_.ffn_post_norm),
             .router = std::nullopt,
+            .shared = std::nullopt,
             .ffns = {}};
   }
 
@@ -54,6 +62,7 @@ class Loader {
   void add_experts(Layer& layer, int moe_layer, std::span<const std::int32_t> local_experts) const {
     layer.moe_layer = moe_layer;
     layer.router = tensors_.router(layer.index);
+    if (config_.shared_d_ff > 0) layer.shared = pack(tensors_.shared(layer.index));
     for (const int expert : local_experts) layer.ffns.push_back(pack(tensors_.expert(layer.index, expert)));
   }
 
@@ -68,7 +77,11 @@ class Loader {
     return PackedWeights(stack({&q, &k, &v}));
   }
 
-  static GatedFfn pack(const FfnTensors& ffn) { return {ffn.gate, ffn.up, ffn.down}; }
+  std::vector<float> optional_norm(const std::string& prefix, std::string_view name) const {
+    return name.empty() ? std::vector<float>() : tensors_.norm(prefix + std::string(name));
+  }
+
+  GatedFfn pack(const FfnTensors& ffn) const { return {ffn.gate, ffn.up, ffn.down, config_.activation}; }
 
   CheckpointTensors tensors_;
   const ModelConfig& config_;

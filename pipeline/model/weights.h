@@ -14,20 +14,23 @@ namespace switchyard {
 
 /// One decoder layer as a rank holds it. `type` below is what matmuls compute in.
 struct Layer {
-  int index = 0;                      // decoder layer
-  int moe_layer = -1;                 // its index among MoE layers; -1: a dense layer
-  std::vector<float> attention_norm;  // [d]
-  PackedWeights qkv;                  // [(heads + 2 kv heads) * head_dim, d] type: queries, keys, values
-  PackedWeights output;               // [d, heads * head_dim] type
-  std::vector<float> ffn_norm;        // [d]
-  std::optional<Tensor> router;       // [E, d] f32; none: a dense layer
-  std::vector<GatedFfn> ffns;         // this rank's experts, ascending; the only one of a dense layer
+  int index = 0;                           // decoder layer
+  int moe_layer = -1;                      // its index among MoE layers; -1: a dense layer
+  std::vector<float> attention_norm;       // [d]
+  PackedWeights qkv;                       // [(heads + 2 kv heads) * head_dim, d] type: queries, keys, values
+  PackedWeights output;                    // [d, heads * head_dim] type
+  std::vector<float> attention_post_norm;  // [d], of what attention adds; empty: none
+  std::vector<float> ffn_norm;             // [d]
+  std::vector<float> ffn_post_norm;        // [d], of what the feed-forward part adds; empty: none
+  std::optional<Tensor> router;            // [E, d] f32; none: a dense layer
+  std::optional<GatedFfn> shared;          // what every token visits beside its experts
+  std::vector<GatedFfn> ffns;              // this rank's experts, ascending; the only one of a dense layer
 };
 
 struct Weights {
   Tensor embedding;  // [vocabulary, d] type
   std::vector<Layer> layers;
-  std::vector<float> final_norm;  // [d]
+  std::vector<float> final_norm;  // [d], with the logits' scale in it
   PackedWeights head;             // [vocabulary, d] type
 };
 

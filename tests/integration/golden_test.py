@@ -31,6 +31,15 @@ class Golden(support.TestCase):
     def test_mistral_with_sliding_window(self):
         self.check(support.GOLDEN / "mistral_swa", support.GOLDEN / "mistral_swa", 256)
 
+    def test_deepseek(self):
+        self.check(support.GOLDEN / "deepseek", support.GOLDEN / "deepseek", 256)
+
+    def test_deepseek_on_two_ranks(self):
+        self.check(support.GOLDEN / "deepseek", support.GOLDEN / "deepseek", 256, ranks=2)
+
+    def test_grok1(self):
+        self.check(support.GOLDEN / "grok1", support.GOLDEN / "grok1", 256)
+
     def test_demo(self):
         self.check(support.DEMO, support.DEMO, 512)
 

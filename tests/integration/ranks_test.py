@@ -78,5 +78,85 @@ class Ranks(support.TestCase):
         self.assertFalse((self.folder / "run" / "run.json").exists())
 
 
+class DenseFirstLayer(support.TestCase):
+    """A model whose layer 0 has no experts, whose other layers have shared ones, and whose weights do not sum to 1."""
+
+    MOE_LAYERS = [1, 2, 3]
+
+    def setUp(self):
+        super().setUp()
+        self.model = self.folder / "model"
+        self.switchyard("synth", "--out", self.model, "--family", "deepseek", "--layers", 4, "--experts", 6, "--top-k", 3, "--d-ff", 24, "--dense-d-ff", 80)
+        rng = np.random.default_rng(3)
+        self.corpora = []
+        for name in "ab":
+            path = self.folder / f"{name}.jsonl"
+            path.write_text("".join(json.dumps({"id": f"{name}{i}", "tokens": rng.integers(0, 256, rng.choice([1, 30, 200])).tolist()}) + "\n" for i in range(20)))
+            self.corpora += ["--corpus", f"{name}={path}"]
+
+    def route(self, name, *options, ranks=1, batch_tokens=200):
+        out = self.folder / name
+        self.switchyard("route", "--model", self.model, *self.corpora, "--out", out, "--context", 64, "--batch-tokens", batch_tokens, "--block-tokens", 900,
+                        "--precision", "f32", "--record", "logits", "--quiet", *options, ranks=ranks)
+        return out
+
+    def test_rows_are_identical(self):
+        reference = self.route("one")
+        with h5py.File(reference / "routing.h5") as file:
+            self.assertEqual(sorted(file["routing"]), [f"layer_{l:03d}" for l in self.MOE_LAYERS])
+            self.assertEqual(file["model"].attrs["n_layers"], 4)
+            self.assertEqual(file["model"].attrs["renormalised"], 0)
+            self.assertGreater(len(file["tokens/id"]), 2000)
+        placement = self.folder / "placement.json"
+        placement.write_text(json.dumps({"rank_of_expert": [[1, 1, 1, 1, 1, 1], [0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1]]}))  # of MoE layers
+        for name, ranks, options in [("two", 2, ["--placement", str(placement)]), ("three", 3, ["--placement", "round-robin"]), ("four", 4, [])]:
+            with self.subTest(name):
+                out = self.route(name, *options, ranks=ranks, batch_tokens=100 + 50 * ranks)
+                self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
+                a, b = support.integer_tables(reference / "stats.h5"), support.integer_tables(out / "stats.h5")
+                self.assertEqual(sorted(a), sorted(b))
+                for table in a:
+                    np.testing.assert_array_equal(a[table], b[table], table)
+
+    def test_every_subcommand_counts_moe_layers_only(self):
+        out = self.route("run", ranks=2)
+        again = self.folder / "again.h5"
+        self.switchyard("reduce", out, "-o", again, "--recompute")
+        with h5py.File(out / "routing.h5") as record, h5py.File(out / "stats.h5") as kept, h5py.File(again) as recomputed:
+            corpus = np.repeat(record["documents/corpus"][:], record["documents/n_tokens"][:].astype(np.int64))
+            for i, layer in enumerate(self.MOE_LAYERS):
+                logits = record[f"routing/layer_{layer:03d}/logits"][:].astype(np.float64)
+                p = np.exp(logits - logits.max(1, keepdims=True))
+                p /= p.sum(1, keepdims=True)
+                chosen = -np.sort(-p, axis=1)[:, :3]
+                np.testing.assert_allclose(record[f"routing/layer_{layer:03d}/weight"][:], chosen, atol=6e-4)
+                self.assertLess(chosen.sum(1).max(), 1)
+                for stats in (kept, recomputed):
+                    self.assertEqual(stats["model/moe_layers"][:].tolist(), self.MOE_LAYERS)
+                    self.assertEqual(stats["model/renormalised"][0], 0)
+                    for dataset in range(2):
+                        np.testing.assert_allclose(stats["weight/slot_mean"][dataset, i], chosen[corpus == dataset].mean(0), atol=1e-5)
+                        counts = np.bincount(record[f"routing/layer_{layer:03d}/expert"][:][corpus == dataset].ravel(), minlength=6)
+                        np.testing.assert_allclose(stats["load/usage"][dataset, i], counts / counts.sum(), atol=1e-12)
+        # Multiply-adds of a token: projections of 4 layers, a dense one, 3 with routed and shared experts and a router, head; and 1 to 64 keys.
+        token = 2 * (4 * 64 * 16 * (2 * 4 + 2 * 2) + 3 * 64 * 80 + 3 * (3 * 64 * 24 * (3 + 2) + 64 * 6) + 64 * 256)
+        with h5py.File(out / "routing.h5") as record, h5py.File(out / "stats.h5") as stats:
+            keys = (record["tokens/position"][:].astype(np.int64) + 1)
+            total = token * len(keys) + 4 * 4 * 4 * 16 * keys.sum()
+            self.assertEqual(stats["cost/flops"][:].sum(), total)
+
+        self.assertIn("4 layers, 3 with 6 experts, top-3", self.switchyard("inspect", out / "routing.h5").stdout)
+        self.assertIn("layer 1's expert 2", self.switchyard("tokens", out / "stats.h5", "--expert", "1:2").stdout)
+        refused = support.run("tokens", out / "stats.h5", "--expert", "0:2")
+        self.assertEqual(refused.returncode, 2)
+        self.assertIn("MoE layers 1 to 3", refused.stderr)
+        self.switchyard("compare", out / "stats.h5", "-o", self.folder / "compare.h5", "--permutations", 99, "--bootstrap", 50)
+        with h5py.File(self.folder / "compare.h5") as file:
+            self.assertEqual(file["compare/jsd"].shape, (2, 2, 3))
+        self.switchyard("report", out, "-o", self.folder / "report.html", "--target-layer", 3)
+        self.assertIn('"layers":[1,2,3]', (self.folder / "report.html").read_text())
+        self.assertIn("record logits", self.switchyard("bench", "--model", self.model, "--batch-tokens", 128, "--context", 64, "--repetitions", 1, ranks=2).stdout)
+
+
 if __name__ == "__main__":
     support.main()

@@ -77,6 +77,7 @@ TEST(ModelFlops, EqualACountByHand) {
   c.n_kv_heads = 2;
   c.head_dim = 6;
   c.vocabulary = 50;
+  c.moe_layers = {0, 1, 2};
   c.n_experts = 5;
   c.top_k = 2;
   // Multiply-adds of a token: q 8 x 24, k and v 8 x 12 each, out 24 x 8; router 8 x 5; 2 experts of 3 x 8 x 20; head.
@@ -88,7 +89,16 @@ TEST(ModelFlops, EqualACountByHand) {
   c.sliding_window = 2;
   EXPECT_EQ(ModelFlops(c).of(positions), 4 * token + (1 + 2 + 2 + 1) * key);
   c.sliding_window = 0;
-  c.n_experts = c.top_k = 0;
+  c.moe_layers = {1, 2};  // behind a dense one, each with shared experts
+  c.dense_d_ff = 70;
+  c.shared_d_ff = 33;
+  const double mixed =
+      2.0 * (3 * (8 * 24 + 2 * 8 * 12 + 24 * 8) + 2 * (8 * 5 + 2 * 3 * 8 * 20 + 3 * 8 * 33) + 3 * 8 * 70 + 8 * 50);
+  EXPECT_EQ(ModelFlops(c).of(std::vector<std::uint32_t>{0}), mixed + key);
+  c.shared_d_ff = 0;
+  c.moe_layers = {};
+  c.n_experts = c.top_k = c.d_ff = 0;
+  c.dense_d_ff = 20;
   const double dense = 2.0 * (3 * (8 * 24 + 2 * 8 * 12 + 24 * 8 + 3 * 8 * 20) + 8 * 50);
   EXPECT_EQ(ModelFlops(c).of(std::vector<std::uint32_t>{0}), dense + key);
 }

@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "parallel/error.h"
@@ -187,9 +188,14 @@ TEST(Rows, GatherScatterEmbed) {
   const std::vector<std::int32_t> identity = {0, 1, 2, 3, 4, 5};
   EXPECT_TRUE(same_bits(gather(copy_of(packed), identity), packed));
   const Tensor table = random_matrix(DType::bf16, 9, 5, 8);
-  const Tensor x = embed(table, std::vector<std::uint32_t>{8, 0, 8});
+  const Tensor x = embed(table, std::vector<std::uint32_t>{8, 0, 8}, 1);
   EXPECT_EQ(element(x, 0, 3), element(table, 8, 3));
   EXPECT_EQ(element(x, 1, 4), element(table, 0, 4));
+  const Tensor scaled = embed(table, std::vector<std::uint32_t>{8, 0, 8}, 3);
+  for (std::int64_t c = 0; c < 5; ++c) EXPECT_EQ(element(scaled, 2, c), 3 * element(x, 2, c));
+  Tensor sum = copy_of(x);
+  add_rows(sum, scaled);
+  for (std::int64_t c = 0; c < 5; ++c) EXPECT_NEAR(element(sum, 1, c), 4 * element(x, 1, c), 1e-5);
 }
 
 TEST(Rows, WeightedSumIsOverSlots) {
@@ -227,6 +233,57 @@ TEST(LeafLoops, ExponentialIsWithinItsBound) {
   EXPECT_TRUE(std::isnan(got[3]));
 }
 
+TEST(LeafLoops, SoftCapIsWithinItsBound) {
+  std::vector<float> x;
+  for (float v = -400; v <= 400; v += 0.0173F) x.push_back(v);
+  for (float v = 1e-6F; v < 1; v *= 1.01F) x.insert(x.end(), {v, -v});
+  std::vector<float> y = x;
+  leaf().soft_cap(y.data(), 0.088F, 30, static_cast<std::int64_t>(x.size()));
+  double largest = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double exact = 30 * std::tanh(static_cast<double>(x[i]) * static_cast<double>(0.088F) / 30);
+    largest = std::max(largest, std::abs(y[i] - exact) / std::abs(exact));
+  }
+  EXPECT_GT(x.size(), 45000U);
+  EXPECT_LT(largest, 5e-7);
+  float beyond[] = {-1e30F, -INFINITY, 1e30F, NAN, 0};
+  leaf().soft_cap(beyond, 1, 30, 5);
+  EXPECT_EQ(beyond[0], -30);
+  EXPECT_EQ(beyond[1], -30);
+  EXPECT_EQ(beyond[2], 30);
+  EXPECT_TRUE(std::isnan(beyond[3]));
+  EXPECT_EQ(beyond[4], 0);
+}
+
+TEST(LeafLoops, GeluIsWithinItsBound) {
+  std::vector<float> x;
+  for (float v = -20; v <= 20; v += 0.00137F) x.push_back(v);
+  const std::vector<float> up(x.size(), 2);
+  std::vector<float> y(x.size());
+  std::vector<Bf16> narrow(x.size());
+  leaf().f32.gelu_gate(x.data(), up.data(), y.data(), static_cast<std::int64_t>(x.size()));
+  leaf().bf16.gelu_gate(x.data(), up.data(), narrow.data(), static_cast<std::int64_t>(x.size()));
+  double largest = 0;
+  double largest_narrow = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double v = x[i];
+    const double exact = v * std::erfc(-v / std::sqrt(2.0));  // twice gelu
+    const double unit = std::max(std::abs(v), 1e-3);
+    largest = std::max(largest, std::abs(y[i] - exact) / unit);
+    largest_narrow = std::max(largest_narrow, std::abs(static_cast<float>(narrow[i]) - exact) / unit);
+  }
+  EXPECT_GT(x.size(), 29000U);
+  EXPECT_LT(largest, 6e-7);
+  EXPECT_LT(largest_narrow, 2.0 / 256);
+  const float beyond[] = {-1e30F, 1e30F, NAN, 0};
+  float got[4];
+  leaf().f32.gelu_gate(beyond, up.data(), got, 4);
+  EXPECT_NEAR(got[0], 0, 1e-6);
+  EXPECT_EQ(got[1], 2e30F);
+  EXPECT_TRUE(std::isnan(got[2]));
+  EXPECT_EQ(got[3], 0);
+}
+
 TEST(LeafLoops, NarrowingRoundsLikeBf16) {
   std::mt19937 random(1);
   std::vector<float> x;
@@ -252,7 +309,8 @@ TEST(Router, EqualsTheReference) {
       const Tensor h = random_matrix(DType::f32, 33, 50, 9);
       const Tensor w = random_matrix(DType::f32, n_experts, 50, 10, 0.3F);
       const Doubles logits = product(h, w);
-      const Routing got = route(h, w, k, "layer 0");
+      const bool renormalise = n_experts != 8;
+      const Routing got = route(h, w, {.top_k = k, .renormalise = renormalise}, "layer 0");
       EXPECT_LT(error(got.logits, logits), 1e-5);
       for (std::int64_t t = 0; t < 33; ++t) {
         const auto i = static_cast<std::size_t>(t);
@@ -268,8 +326,9 @@ TEST(Router, EqualsTheReference) {
         std::iota(order.begin(), order.end(), 0);
         std::ranges::stable_sort(
             order, [&](int a, int b) { return p[static_cast<std::size_t>(a)] > p[static_cast<std::size_t>(b)]; });
-        double chosen = 0;
-        for (int j = 0; j < k; ++j) chosen += p[static_cast<std::size_t>(order[static_cast<std::size_t>(j)])];
+        double chosen = renormalise ? 0 : 1;
+        for (int j = 0; renormalise && j < k; ++j)
+          chosen += p[static_cast<std::size_t>(order[static_cast<std::size_t>(j)])];
         for (int j = 0; j < k; ++j) {
           const auto slot = i * static_cast<std::size_t>(k) + static_cast<std::size_t>(j);
           EXPECT_EQ(got.ids[slot], order[static_cast<std::size_t>(j)]);
@@ -291,7 +350,7 @@ TEST(Router, ZeroLogitsAreUniform) {
   Tensor w(DType::f32, 8, 3);
   std::fill_n(h.data<float>(), 3, 0.0F);
   std::fill_n(w.data<float>(), 8 * 3, 1.0F);
-  const Routing got = route(h, w, 2, "layer 0");
+  const Routing got = route(h, w, {.top_k = 2}, "layer 0");
   EXPECT_NEAR(got.entropy[0], std::log(8.0), 1e-6);
   EXPECT_NEAR(got.log_sum_exp[0] * got.log_sum_exp[0], 4.3240771, 1e-5);  // what the z-loss is the mean of
   EXPECT_EQ(got.margin[0], 0);
@@ -303,12 +362,12 @@ TEST(Router, TiesGoToTheLowerIdAndNaNIsAnError) {
   h.data<float>()[1] = 1;
   Tensor w(DType::f32, 5, 1);
   for (int e = 0; e < 5; ++e) w.data<float>()[e] = e == 3 ? 2.0F : 1.0F;
-  const Routing got = route(h, w, 3, "layer 4");
+  const Routing got = route(h, w, {.top_k = 3}, "layer 4");
   EXPECT_THAT(got.ids, ::testing::ElementsAre(3, 0, 1, 3, 0, 1));
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
     h.data<float>()[1] = bad;
     try {
-      route(h, w, 3, "layer 4");
+      route(h, w, {.top_k = 3}, "layer 4");
       ADD_FAILURE() << "no error for " << bad;
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), ::testing::HasSubstr("layer 4, token 1"));
@@ -344,7 +403,9 @@ Doubles attention_reference(TensorView qkv, const std::vector<std::int32_t>& off
           for (std::int64_t i = 0; i < hd; ++i) {
             score += rotated(t, t - offsets[w], head * hd, i) * rotated(s, s - offsets[w], key_column, i);
           }
-          p.push_back(std::exp(score / std::sqrt(static_cast<double>(hd))));
+          score *= shape.scale > 0 ? static_cast<double>(shape.scale) : 1 / std::sqrt(static_cast<double>(hd));
+          if (shape.softcap > 0) score = shape.softcap * std::tanh(score / shape.softcap);
+          p.push_back(std::exp(score));
           sum += p.back();
         }
         for (std::int64_t i = 0; i < hd; ++i) {
@@ -364,7 +425,8 @@ TEST(Attention, EqualsTheReferenceOverUnequalWindows) {
   for (const DType type : types()) {
     for (const AttentionShape& shape :
          {AttentionShape{4, 2, 12, 0}, AttentionShape{3, 3, 8, 5}, AttentionShape{6, 2, 32, 0},
-          AttentionShape{6, 1, 16, 70}, AttentionShape{2, 2, 2, 1}}) {
+          AttentionShape{6, 1, 16, 70}, AttentionShape{2, 2, 2, 1}, AttentionShape{4, 2, 12, 0, 0.5F},
+          AttentionShape{6, 2, 32, 9, 0.3F, 1.5F}, AttentionShape{4, 1, 8, 0, 0, 2}}) {
       const Tensor qkv = random_matrix(DType::f32, offsets.back(), shape.qkv_columns(), 11);
       RopeTable rope(100, shape.head_dim);
       const Tensor got = attention(split_heads(qkv, offsets, shape, rope, type), offsets, shape);
@@ -395,7 +457,7 @@ TEST(Attention, LongWindowsTakeFewerQueriesAtOnce) {
   EXPECT_LT(error(got.rows(0, 200), expected), 1e-5);
 }
 
-Doubles ffn_reference(TensorView rows, TensorView gate, TensorView up, TensorView down) {
+Doubles ffn_reference(TensorView rows, TensorView gate, TensorView up, TensorView down, Activation activation) {
   const Doubles g = product(rows, gate);
   const Doubles u = product(rows, up);
   Doubles out;
@@ -404,7 +466,8 @@ Doubles ffn_reference(TensorView rows, TensorView gate, TensorView up, TensorVie
       double sum = 0;
       for (std::int64_t i = 0; i < gate.rows(); ++i) {
         const double x = g[at(r, gate.rows(), i)];
-        sum += x / (1 + std::exp(-x)) * u[at(r, gate.rows(), i)] * element(down, c, i);
+        const double phi = activation == Activation::silu ? 1 / (1 + std::exp(-x)) : std::erfc(-x / std::sqrt(2.0)) / 2;
+        sum += x * phi * u[at(r, gate.rows(), i)] * element(down, c, i);
       }
       out.push_back(sum);
     }
@@ -414,7 +477,11 @@ Doubles ffn_reference(TensorView rows, TensorView gate, TensorView up, TensorVie
 
 TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
   for (const DType type : types()) {
-    for (const auto& [d, f] : {std::pair{48, 56}, {20, 33}, {192, 256}, {16, 700}}) {
+    for (const auto& [d, f, activation] : {std::tuple{48, 56, Activation::silu},
+                                           {20, 33, Activation::gelu},
+                                           {192, 256, Activation::silu},
+                                           {16, 700, Activation::silu},
+                                           {48, 56, Activation::gelu}}) {
       const std::vector<std::int32_t> counts = {3, 0, 70, 1, 130};
       std::vector<GatedFfn> experts;
       Doubles expected;
@@ -424,10 +491,10 @@ TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
         const Tensor gate = random_matrix(type, f, d, 20 + e, 0.2F);
         const Tensor up = random_matrix(type, f, d, 30 + e, 0.2F);
         const Tensor down = random_matrix(type, d, f, 40 + e, 0.2F);
-        const Doubles part = ffn_reference(rows.rows(row, row + counts[e]), gate, up, down);
+        const Doubles part = ffn_reference(rows.rows(row, row + counts[e]), gate, up, down, activation);
         expected.insert(expected.end(), part.begin(), part.end());
         row += counts[e];
-        experts.emplace_back(gate, up, down);
+        experts.emplace_back(gate, up, down, activation);
       }
       const double deviation = std::sqrt(std::inner_product(expected.begin(), expected.end(), expected.begin(), 0.0) /
                                          static_cast<double>(expected.size()));

@@ -31,7 +31,7 @@ void reference(const Checkpoint& checkpoint, const ModelConfig& config, Precisio
                Reference& out) {
   const Communicator self = Communicator::self();
   const auto transport = make_transport("local", self);
-  const auto placement = ExpertPlacement::contiguous(config.n_layers, config.n_experts, 1);
+  const auto placement = ExpertPlacement::contiguous(config.n_moe_layers(), config.n_experts, 1);
   Model model(checkpoint, config, placement, self, *transport, {precision});
   out.losses = model.forward(batch, out.seen);
 }
@@ -58,8 +58,9 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
   Reference expected;
   reference(checkpoint, config, test.precision, whole, expected);
 
-  const auto placement = test.round_robin ? ExpertPlacement::round_robin(config.n_layers, config.n_experts, comm.size())
-                                          : ExpertPlacement::contiguous(config.n_layers, config.n_experts, comm.size());
+  const auto placement = test.round_robin
+                             ? ExpertPlacement::round_robin(config.n_moe_layers(), config.n_experts, comm.size())
+                             : ExpertPlacement::contiguous(config.n_moe_layers(), config.n_experts, comm.size());
   const auto transport = make_transport(test.transport, comm);
   Model model(checkpoint, config, placement, comm, *transport, {test.precision});
 
@@ -82,7 +83,7 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
     tokens += static_cast<std::int64_t>(n);
     wrong += different(losses.loss.data(), expected.losses.loss.data(), begin, n, 1);
     wrong += different(losses.predicted.data(), expected.losses.predicted.data(), begin, n, 1);
-    ASSERT_EQ(seen.routings.size(), static_cast<std::size_t>(config.n_layers));
+    ASSERT_EQ(seen.routings.size(), config.moe_layers.size());
     for (std::size_t layer = 0; layer < seen.routings.size(); ++layer) {
       const Routing& got = seen.routings[layer];
       const Routing& want = expected.seen.routings[layer];
@@ -91,6 +92,9 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
       wrong += different(got.weights.data(), want.weights.data(), begin, n, k);
       wrong += different(got.logits.data<float>(), want.logits.data<float>(), begin, n,
                          static_cast<std::size_t>(config.n_experts));
+    }
+    ASSERT_EQ(seen.hiddens.size(), static_cast<std::size_t>(config.n_layers));
+    for (std::size_t layer = 0; layer < seen.hiddens.size(); ++layer) {
       wrong += different(seen.hiddens[layer].data(), expected.seen.hiddens[layer].data(), begin, n,
                          static_cast<std::size_t>(config.d_model));
     }
@@ -106,6 +110,9 @@ INSTANTIATE_TEST_SUITE_P(All, ModelRanks,
                                            Case{"golden/mixtral", "mpi", false, Precision::f32},
                                            Case{"golden/mixtral", "mpi", true, Precision::f32},
                                            Case{"golden/mixtral", "mpi", true, Precision::bf16},
+                                           Case{"golden/deepseek", "mpi", true, Precision::f32},
+                                           Case{"golden/deepseek", "mpi", false, Precision::bf16},
+                                           Case{"golden/grok1", "mpi", false, Precision::f32},
                                            Case{"data/demo", "mpi", false, Precision::bf16}));
 
 }  // namespace

@@ -13,6 +13,7 @@
 
 #include "io/checkpoint.h"
 #include "parallel/error.h"
+#include "pipeline/model/model_config.h"
 #include "tests/support/temp_folder.h"
 
 namespace switchyard {
@@ -83,6 +84,49 @@ TEST(Synth, MixtralHasTheGoldensTensors) {
     EXPECT_EQ(config.at(key), reference.at(key)) << key;
   }
   EXPECT_EQ(config.at("head_dim"), 12);
+}
+
+TEST(Synth, DeepseekAndGrokHaveTheGoldensTensors) {
+  SynthSpec spec;
+  spec.n_layers = 3;
+  spec.d_model = 48;
+  spec.head_dim = 12;
+  spec.vocabulary = 160;
+  spec.max_positions = 256;
+  SynthSpec deepseek = spec;
+  deepseek.family = "deepseek";
+  deepseek.d_ff = 40;
+  deepseek.dense_d_ff = 96;
+  deepseek.n_experts = 16;
+  deepseek.top_k = 4;
+  SynthSpec grok = spec;
+  grok.family = "grok-1";
+  grok.d_ff = 56;
+  std::size_t compared = 0;
+  for (const auto& [name, made_of] : {std::pair{"deepseek", &deepseek}, {"grok1", &grok}}) {
+    const Checkpoint golden(fs::path(SWITCHYARD_TEST_DATA) / "golden" / name);
+    const TempFolder folder;
+    synthesize_checkpoint(folder.path(), *made_of);
+    const Checkpoint made(folder.path());
+    for (const StoredTensor& tensor : golden.files().front().tensors()) {
+      ASSERT_TRUE(made.contains(tensor.name)) << tensor.name;
+      EXPECT_EQ(made.tensor(tensor.name).shape, tensor.shape) << tensor.name;
+      ++compared;
+    }
+    EXPECT_EQ(count_tensors(made), golden.files().front().tensors().size());
+    // As switchyard reads it, but for the embeddings' scale, which goes with the width.
+    ModelConfig read = ModelConfig::parse(made.config_text(), "made");
+    const ModelConfig reference = ModelConfig::parse(golden.config_text(), "golden");
+    EXPECT_EQ(read.facts("m"), reference.facts("m"));
+    EXPECT_EQ(std::tuple(read.d_ff, read.dense_d_ff, read.shared_d_ff, read.tied_embeddings, read.activation),
+              std::tuple(reference.d_ff, reference.dense_d_ff, reference.shared_d_ff, reference.tied_embeddings,
+                         reference.activation));
+    EXPECT_EQ(read.logit_scale, reference.logit_scale);
+    EXPECT_EQ(read.attention_softcap, reference.attention_softcap);
+    const auto written = nlohmann::json::parse(made.config_text());
+    EXPECT_EQ(written.at("architectures"), nlohmann::json::parse(golden.config_text()).at("architectures"));
+  }
+  EXPECT_EQ(compared, 229U);
 }
 
 TEST(Synth, MistralHasTheGoldensTensors) {
@@ -309,7 +353,15 @@ TEST(Synth, NamesTheFieldThatIsOutOfRange) {
   expect_refusal("sliding_window", [](SynthSpec& spec) { spec.sliding_window = -1; });
   expect_refusal("shards must be at least 1", [](SynthSpec& spec) { spec.shards = 0; });
   expect_refusal("69 tensors", [](SynthSpec& spec) { spec.shards = 70; });
-  EXPECT_EQ(refused, 10);
+  expect_refusal("dense_layers", [](SynthSpec& spec) {
+    spec.family = "deepseek";
+    spec.dense_layers = 3;
+  });
+  expect_refusal("no fused layout", [](SynthSpec& spec) {
+    spec.family = "grok-1";
+    spec.layout = ExpertLayout::fused;
+  });
+  EXPECT_EQ(refused, 12);
   EXPECT_FALSE(fs::exists(folder / "model"));
 }
 
