@@ -31,6 +31,10 @@ struct RowLoops {
                           T* out);
 };
 
+struct TwoLargest {
+  double first, second;
+};
+
 struct LeafLoops {
   RowLoops<float> f32;
   RowLoops<Bf16> bf16;
@@ -49,6 +53,14 @@ struct LeafLoops {
   void (*multiply_strip)(const float* left, std::int64_t left_stride, const float* strip, std::int64_t m,
                          std::int64_t k, bool add, float* out, std::int64_t out_stride);
   std::int64_t strip_columns;  // divides 32
+
+  // For linear_assignment.h: one row of gains, and the columns' prices.
+  /// The two largest of gain[j] - price[j]; n >= 1, the second -infinity when n is 1.
+  TwoLargest (*two_largest_profits)(const float* gain, const double* price, std::int64_t n);
+  /// Where base - gain[j] + price[j] is below distance[j], makes it that and previous[j] `row`. Returns the smallest
+  /// distance.
+  double (*shorten_paths)(const float* gain, const double* price, double base, std::int64_t row, double* distance,
+                          std::int64_t* previous, std::int64_t n);
 };
 
 const LeafLoops& leaf();
