@@ -6,13 +6,11 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "io/checkpoint.h"
-#include "io/stats_file.h"
 #include "jobs/command.h"
 #include "jobs/format.h"
 #include "jobs/machine.h"
@@ -21,6 +19,7 @@
 #include "jobs/version.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/experiment.h"
 #include "pipeline/experiments/weight_similarity.h"
 #include "pipeline/experiments/weight_tables.h"
 
@@ -190,27 +189,23 @@ int run_weights(const Arguments& arguments) {
                         comm);
   if (comm.rank() != 0) return 0;
 
-  const std::vector<Table> tables = weight_tables(similarity);
+  Experiment experiment;
+  experiment.kind = "weights";
+  experiment.model = model.config.facts(model.name());
+  experiment.settings = {{"dense", dense ? dense->name() : ""},
+                         {"d_ff", std::to_string(model.config.d_ff)},
+                         {"reordered_neurons", std::to_string(similarity.reordered.size())},
+                         {"seed", std::to_string(parser.get<std::uint64_t>("seed"))}};
+  experiment.tables = weight_tables(similarity);
   const std::string output = parser.get<std::string>("output");
-  const ModelConfig& config = model.config;
-  write_tables(output,
-               {{"format", "switchyard-weights"},
-                {"program", std::string("switchyard ") + version() + " (" + git_commit() + ")"},
-                {"model", model.name()},
-                {"family", config.family},
-                {"dense", dense ? dense->name() : ""},
-                {"d_model", std::to_string(config.d_model)},
-                {"d_ff", std::to_string(config.d_ff)},
-                {"n_experts", std::to_string(config.n_experts)},
-                {"reordered_neurons", std::to_string(similarity.reordered.size())},
-                {"seed", std::to_string(parser.get<std::uint64_t>("seed"))}},
-               {{"/weights", "what is compared"},
-                {"/gate", "gate matrices: neurons are rows"},
-                {"/up", "up matrices: neurons are rows"},
-                {"/down", "down matrices: neurons are columns"},
-                {"/router", "rows of the router, and their cosines regressed on those of the matrices"}},
-               tables);
-  if (parser.has("csv")) write_csv_tables(parser.get<std::string>("csv"), tables, {});
+  write_experiment(output, experiment,
+                   {{"/weights", "what is compared"},
+                    {"/gate", "gate matrices: neurons are rows"},
+                    {"/up", "up matrices: neurons are rows"},
+                    {"/down", "down matrices: neurons are columns"},
+                    {"/router", "rows of the router, and their cosines regressed on those of the matrices"}},
+                   std::string("switchyard ") + version() + " (" + git_commit() + ")");
+  if (parser.has("csv")) write_csv_tables(parser.get<std::string>("csv"), experiment.tables, {});
   if (!show) return 0;
   print_summary(similarity);
   std::cout << "\nweights: " << output << "\n";

@@ -17,7 +17,9 @@ namespace switchyard {
 namespace {
 
 constexpr std::int64_t kPairBytes = std::int64_t{2} << 30U;  // for pairs of blocks that are compared at once
-constexpr std::int64_t kMostCoordinates = 512;               // neurons of a block that are stored for a picture
+// Neurons of a block that are stored for a picture: many enough to see, and of a kind of matrix few enough for a page.
+constexpr std::int64_t kMostPoints = 512;
+constexpr std::int64_t kMostCoordinates = 100'000;
 
 double ratio_or_zero(double dot, double norms) { return norms > 0 ? dot / norms : 0; }
 
@@ -95,7 +97,9 @@ class Analysis {
     out_.n_experts = config.n_experts;
     out_.has_dense = dense != nullptr;
     out_.reordered = sample_indices(config.d_ff, options.sample_neurons, options.seed);
-    out_.neurons = sample_indices(config.d_ff, kMostCoordinates, options.seed);
+    const auto rows = std::max<std::int64_t>(1, std::ssize(options.layers) * static_cast<std::int64_t>(blocks_));
+    out_.neurons = sample_indices(config.d_ff, std::clamp<std::int64_t>(kMostCoordinates / (2 * rows), 1, kMostPoints),
+                                  options.seed);
     for (std::size_t a = 0; a < blocks_; ++a)
       for (std::size_t b = a + 1; b < blocks_; ++b) pairs_.emplace_back(a, b);
   }

@@ -256,6 +256,65 @@ class Report(support.TestCase):
         self.assertEqual(self.browser.evaluate("document.querySelectorAll('main b').length"), 0)
         self.assert_sound()
 
+    def test_weights_of_a_model(self):
+        page, file = self.folder / "report.html", self.folder / "weights.h5"
+        model, dense = self.folder / "model", self.folder / "dense"
+        sizes = ["--layers", 3, "--d-model", 48, "--d-ff", 72, "--heads", 4, "--head-dim", 12]
+        self.switchyard("synth", "--out", model, "--experts", 4, *sizes)
+        self.switchyard("synth", "--out", dense, "--family", "mistral", *sizes)
+        self.switchyard("weights", "--model", model, "--dense", dense, "--layers", "0,2", "--sample-neurons", 50, "-o", file, "--quiet")
+        self.switchyard("report", file, "-o", page, "--quiet")
+        for width in (1200, 390):
+            self.open(page, width)
+            self.assertLessEqual(self.browser.evaluate("document.documentElement.scrollWidth"), width)
+        self.assertEqual(self.browser.evaluate("Object.keys(switchyard.figures)"), ["weights-similarity", "weights-layers", "weights-router", "weights-r2", "weights-plane"])
+        for figure in ("weights-similarity", "weights-router", "weights-plane"):
+            self.choose(figure, "Layer", "1")
+            self.choose(figure, "Matrix", "2")
+        self.choose("weights-similarity", "Measure", "assigned_cosine")
+        self.assertIn("Of 50 of 72 neurons.", self.browser.evaluate("document.querySelector('#weights-similarity .note').textContent"))
+        with h5py.File(file) as weights:
+            names, measures = weights["weights/block_name"].asstr()[:].tolist(), ("flat_cosine", "matched_cosine", "assigned_cosine", "assigned_flat_cosine", "kendall_tau")
+            rows = self.csv("weights-similarity")
+            self.assertEqual(len(rows), 10)
+            for row in rows:
+                self.assertEqual((row["layer"], row["matrix"]), ("2", "down"))
+                for measure in measures:
+                    expected = weights[f"down/{measure}"][1, names.index(row["block"]), names.index(row["block2"])]
+                    self.assertEqual(np.float32(row[measure]), np.float32(expected))
+            upper = np.triu_indices(4, 1)
+            rows = self.csv("weights-layers")
+            self.assertEqual(len(rows), 2 * 3)
+            for row in rows:
+                for measure in ("matched_cosine", "assigned_cosine", "kendall_tau"):
+                    expected = weights[f"{row['matrix']}/{measure}"][[0, 2].index(int(row["layer"]))][upper].mean()
+                    self.assertAlmostEqual(float(row[measure]), expected, places=6)
+            rows = self.csv("weights-router")
+            self.assertEqual([(int(r["expert"]), int(r["expert2"])) for r in rows], list(zip(*upper)))
+            np.testing.assert_array_equal([np.float32(r["router_cosine"]) for r in rows], weights["router/cosine"][1][upper].astype(np.float32))
+            np.testing.assert_array_equal([np.float32(r["flat_cosine"]) for r in rows], weights["down/flat_cosine"][1][upper].astype(np.float32))
+            rows = self.csv("weights-r2")
+            np.testing.assert_array_equal([np.float32(r["r_squared"]) for r in rows], weights["router/r_squared"][:].astype(np.float32).ravel())
+            self.assertIn(f"R² = {weights['router/r_squared'][1, 2]:.3g}", self.browser.evaluate("document.querySelector('#weights-router .note').textContent"))
+            rows = self.csv("weights-plane")
+            self.assertEqual(len(rows), 5 * 72)
+            np.testing.assert_array_equal([[np.float32(r["component1"]), np.float32(r["component2"])] for r in rows], weights["down/coordinates"][1].reshape(-1, 2))
+        for name in self.browser.evaluate("Object.keys(switchyard.figures)"):
+            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(self.browser.evaluate(f"switchyard.figures['{name}'].svg()")).iter())), 5, name)
+            self.browser.evaluate(f"document.getElementById('{name}').focus()")
+            self.browser.key("ArrowRight")
+            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
+            self.browser.key("Escape")
+        self.assert_sound()
+
+        pair = self.folder / "pair"
+        self.switchyard("synth", "--out", pair, "--experts", 2, *sizes)
+        self.switchyard("weights", "--model", pair, "--layers", 1, "-o", file, "--quiet")
+        self.switchyard("report", file, "-o", page, "--quiet")
+        self.open(page)
+        self.assertIn("Too few pairs for a line.", self.browser.evaluate("document.getElementById('weights').textContent"))
+        self.assert_sound()
+
     def test_mistakes_are_named(self):
         out = self.route(ranks=1, corpora=("only",))
         page = self.folder / "report.html"
