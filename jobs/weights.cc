@@ -90,7 +90,7 @@ std::vector<int> chosen_layers(const std::string& text, const ModelConfig& confi
     if (*at++ != ',') fail_layers(text, config);
   }
   std::ranges::sort(layers);
-  layers.erase(std::ranges::unique(layers).begin(), layers.end());
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
   if (!std::ranges::all_of(layers, [&](int layer) { return config.is_moe(layer); })) fail_layers(text, config);
   return layers;
 }
