@@ -37,13 +37,16 @@ OptionParser make_parser() {
       "tau), the neurons' first two principal components, and cosines of the router's rows with a regression on the "
       "matrices'. Shared experts are left out.\n"
       "\n"
-      "Layers are shared over ranks. A rank holds one matrix of a layer's experts (Mixtral-8x7B: 0.94 GB in bf16) and "
-      "as many pairs as 2 GiB take, at least\n"
-      "one, of 4 N^2 + 2 N d_model bytes for N neurons (14336: 0.94 GB). Time grows with N^3: on one core of a Zen 4 "
-      "server 0.3 s a pair and matrix for\n"
-      "N = 4000, 8 s for N = 14336, and there the cosines before it about 10 s in bf16; Mixtral-8x7B has 28 pairs x 3 "
-      "matrices x 32 layers.\n"
-      "--sample-neurons 2048 makes that minutes; with fewer neurons to choose from, the reordered cosines are lower.",
+      "Layers are shared over ranks. A rank holds one matrix of a layer's experts (Mixtral-8x7B: 0.94 GB in bf16) and, "
+      "for each of its threads that 2 GiB\n"
+      "allow, but at least one, a pair's cosines and a packed matrix (4 N^2 + 2 N d_model bytes for N neurons; "
+      "Mixtral-8x7B: 0.94 GB): 2.3 GB with one\n"
+      "thread, 3.2 GB with more. Time grows with N^3: a pair and matrix of 14336 neurons take 17 s of a Zen 4 core, "
+      "half "
+      "of it the assignment; of 4000\n"
+      "neurons, less than 1 s. Mixtral-8x7B has 28 pairs x 3 matrices x 32 layers, about 13 core hours; with "
+      "--sample-neurons 2048 about one. With fewer\n"
+      "neurons to choose from, the reordered cosines are lower.",
       "Examples:\n  switchyard weights --model Mixtral-8x7B-v0.1 -o weights.h5 --sample-neurons 2048\n"
       "  mpirun -n 8 switchyard weights --model Mixtral-8x7B-v0.1 --dense Mistral-7B-v0.1 --layers 0,15-16,31 "
       "-o weights.h5 --csv tables\n");

@@ -207,14 +207,53 @@ class Weights(support.TestCase):
             self.assertIn(text, done.stderr)
         self.assertFalse((self.folder / "w.h5").exists())
 
-    def test_weights_that_are_no_numbers_are_named(self):
-        model = self.synth("moe", "--dtype", "f32")
-        path = model / "model.safetensors"
+    def overwrite(self, folder, tensors):
+        """Puts other values into an f32 model."""
+        path = folder / "model.safetensors"
         data = bytearray(path.read_bytes())
         (size,) = struct.unpack("<Q", data[:8])
-        begin = json.loads(data[8:8 + size])["model.layers.1.block_sparse_moe.experts.6.w2.weight"]["data_offsets"][0]
-        data[8 + size + begin:8 + size + begin + 4] = struct.pack("<f", np.nan)
+        header = json.loads(data[8:8 + size])
+        for name, values in tensors.items():
+            begin, end = (8 + size + place for place in header["model.layers." + name + ".weight"]["data_offsets"])
+            data[begin:end] = values.astype("<f4").tobytes()
         path.write_bytes(data)
+
+    def test_known_answers(self):
+        model = self.synth("moe", "--experts", 3, "--dtype", "f32")
+        rng = np.random.default_rng(5)
+        order = rng.permutation(72)
+        neurons = rng.standard_normal((72, 48))
+        zeros = np.zeros((72, 48))
+        some = neurons.copy()
+        some[:36] = 0
+        moe = "{}.block_sparse_moe.experts.{}.{}".format
+        # Up: expert 1 has expert 0's neurons in another order, expert 2 has minus them. Down: half of expert 1's are zeros. Gate: nothing but zeros.
+        self.overwrite(model, {moe(1, 0, "w3"): neurons, moe(1, 1, "w3"): neurons[order], moe(1, 2, "w3"): -neurons,
+                               moe(1, 0, "w2"): neurons.T, moe(1, 1, "w2"): some.T, moe(1, 2, "w2"): 3 * neurons.T,
+                               moe(1, 0, "w1"): zeros, moe(1, 1, "w1"): zeros, moe(1, 2, "w1"): zeros})
+        tables, _ = self.weights("w.h5", "--model", model, "--layers", 1)
+        near = lambda path, a, b, expected: np.testing.assert_allclose(tables[path][0, a, b], expected, atol=1e-6, err_msg=path)
+        near("up/assigned_cosine", 0, 1, 1)
+        near("up/assigned_flat_cosine", 0, 1, 1)
+        near("up/kendall_tau", 0, 1, scipy.stats.kendalltau(range(72), np.argsort(order)).statistic)
+        near("up/kendall_tau", 1, 0, scipy.stats.kendalltau(range(72), order).statistic)
+        near("up/flat_cosine", 0, 2, -1)
+        near("up/matched_cosine", 0, 2, -1)
+        near("down/matched_cosine", 0, 1, 0.5)
+        near("down/flat_cosine", 0, 1, np.linalg.norm(some) / np.linalg.norm(neurons))
+        near("down/matched_cosine", 0, 2, 1)
+        near("down/kendall_tau", 0, 2, 1)
+        for figure in ("flat_cosine", "matched_cosine", "assigned_cosine", "assigned_flat_cosine"):
+            near("gate/" + figure, 0, 1, 0)
+        self.assertTrue(np.isnan(tables["gate/explained"]).all())
+        self.assertFalse(tables["gate/coordinates"].any())
+        self.assertTrue(np.isnan(tables["router/r_squared"][0, 0]))  # equal cosines
+
+    def test_weights_that_are_no_numbers_are_named(self):
+        model = self.synth("moe", "--dtype", "f32")
+        values = np.ones((48, 72))
+        values[3, 4] = np.nan
+        self.overwrite(model, {"1.block_sparse_moe.experts.6.w2": values})
         done = support.run("weights", "--model", model, "-o", self.folder / "w.h5", ranks=2)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("layer 1, expert 6: the down matrix holds values that are infinite or no numbers", done.stderr)
