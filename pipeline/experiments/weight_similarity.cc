@@ -19,7 +19,7 @@ namespace {
 constexpr std::int64_t kPairBytes = std::int64_t{2} << 30U;  // for pairs of blocks that are compared at once
 // Neurons of a block that are stored for a picture: many enough to see, and of a kind of matrix few enough for a page.
 constexpr std::int64_t kMostPoints = 512;
-constexpr std::int64_t kMostCoordinates = 100'000;
+constexpr std::int64_t kMostCoordinates = 40'000;
 
 double ratio_or_zero(double dot, double norms) { return norms > 0 ? dot / norms : 0; }
 
