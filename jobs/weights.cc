@@ -178,6 +178,10 @@ int run_weights(const Arguments& arguments) {
   std::optional<Model> dense;
   if (parser.has("dense")) require_comparable(model, dense.emplace(parser.get<std::string>("dense")));
 
+  const std::filesystem::path output = std::filesystem::absolute(parser.get<std::string>("output"));
+  if (!std::filesystem::is_directory(output.parent_path()))  // said now, not after hours
+    throw Error("its folder is not there", output.string(), "make the folder, or name another file after --output");
+
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
   const DType type = std::min(lossless_type(model.checkpoint), dense ? lossless_type(dense->checkpoint) : DType::bf16);
   const CheckpointTensors tensors(model.checkpoint, model.config, type);
@@ -200,7 +204,6 @@ int run_weights(const Arguments& arguments) {
                          {"reordered_neurons", std::to_string(similarity.reordered.size())},
                          {"seed", std::to_string(parser.get<std::uint64_t>("seed"))}};
   experiment.tables = weight_tables(similarity);
-  const std::string output = parser.get<std::string>("output");
   write_experiment(output, experiment,
                    {{"/weights", "what is compared"},
                     {"/gate", "gate matrices: neurons are rows"},
@@ -211,7 +214,7 @@ int run_weights(const Arguments& arguments) {
   if (parser.has("csv")) write_csv_tables(parser.get<std::string>("csv"), experiment.tables, {});
   if (!show) return 0;
   print_summary(similarity);
-  std::cout << "\nweights: " << output << "\n";
+  std::cout << "\nweights: " << parser.get<std::string>("output") << "\n";
   return 0;
 }
 

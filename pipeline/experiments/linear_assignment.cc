@@ -104,30 +104,36 @@ class Solver {
   /// column looks again, at once if the price rose, else in the next pass. Returns the rows that are left.
   std::vector<std::int32_t> reduce_rows(const std::vector<std::int32_t>& free_rows) {
     std::vector<std::int32_t> left;
-    std::int64_t looks = 0;
-    const std::int64_t most_looks = 8 * n_;  // price wars over few columns are settled faster by paths
+    std::int64_t looks = 8 * n_;  // price wars over few columns are settled faster by paths
     for (std::int32_t i : free_rows) {
-      while (i != kNone) {
-        if (++looks > most_looks) {
-          left.push_back(i);
-          break;
-        }
-        const BestProfits best = best_profits(i);
-        std::int32_t column = best.column;
-        double& price = price_[static_cast<std::size_t>(column)];
-        const double raised = n_ > 1 ? price + (best.first - best.second) : price;
-        const bool rises = raised > price;
-        price = std::max(price, raised);
-        if (!rises && n_ > 1 && row_of_column_[static_cast<std::size_t>(column)] != kNone && best.first == best.second)
-          column = find_profit(row(i), best.second, column + 1);
-        const std::int32_t loser = row_of_column_[static_cast<std::size_t>(column)];
-        if (loser != kNone) column_of_row_[static_cast<std::size_t>(loser)] = kNone;
-        join(i, column);
-        if (loser != kNone && !rises) left.push_back(loser);
-        i = rises ? loser : kNone;
+      while (i != kNone && looks-- > 0) {
+        const auto [loser, rose] = bid(i);
+        if (!rose && loser != kNone) left.push_back(loser);
+        i = rose ? loser : kNone;
       }
+      if (i != kNone) left.push_back(i);
     }
     return left;
+  }
+
+  struct Bid {
+    std::int32_t loser;  // the row that had the column, or none
+    bool rose;           // the price did
+  };
+
+  Bid bid(std::int32_t i) {
+    const BestProfits best = best_profits(i);
+    std::int32_t column = best.column;
+    double& price = price_[static_cast<std::size_t>(column)];
+    const double raised = price + (best.first - best.second);
+    const bool rose = raised > price;
+    price = raised;
+    if (best.first == best.second && row_of_column_[static_cast<std::size_t>(column)] != kNone)
+      column = find_profit(row(i), best.second, column + 1);  // as good, and perhaps free
+    const std::int32_t loser = row_of_column_[static_cast<std::size_t>(column)];
+    if (loser != kNone) column_of_row_[static_cast<std::size_t>(loser)] = kNone;
+    join(i, column);
+    return {loser, rose};
   }
 
   /// Dijkstra's search from a free row to the nearest free column, over slacks; then prices of the columns it settled

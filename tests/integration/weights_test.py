@@ -201,8 +201,8 @@ class Weights(support.TestCase):
         self.assertNotIn("d_model is", done.stderr)
         for words, text in ((["--model", dense], "dense model, which has no experts"), (["--model", model, "--dense", model], "is no dense model"),
                             (["--model", model, "--layers", "1,7"], "'1,7' does not name MoE layers"), (["--model", model, "--layers", "2-"], "give some of 0,1,2"),
-                            (["--model", model, "--sample-neurons", "1"], "at least 2")):
-            done = support.run("weights", "-o", self.folder / "w.h5", *words)
+                            (["--model", model, "--sample-neurons", "1"], "at least 2"), (["--model", model, "-o", self.folder / "no" / "w.h5"], "its folder is not there")):
+            done = support.run("weights", *words, *([] if "-o" in words else ["-o", self.folder / "w.h5"]))
             self.assertNotEqual(done.returncode, 0)
             self.assertIn(text, done.stderr)
         self.assertFalse((self.folder / "w.h5").exists())
