@@ -113,7 +113,7 @@ void require_comparable(const Model& model, const Model& dense) {
   if (dense.config.n_experts > 0) throw Error("is no dense model", where, "give one without experts after --dense");
   std::string differences;
   for (const auto& [what, ours, theirs] : {std::tuple("d_model", model.config.d_model, dense.config.d_model),
-                                           {"d_ff", model.config.d_ff, dense.config.d_ff},
+                                           {"d_ff", model.config.d_ff, dense.config.dense_d_ff},
                                            {"layers", model.config.n_layers, dense.config.n_layers}})
     if (ours != theirs)
       differences += (differences.empty() ? std::string() : std::string(", ")) + what + " is " +

@@ -11,6 +11,7 @@ import scipy.stats
 import support
 
 MATRICES = ("gate", "up", "down")
+EXPERTS = {"block_sparse_moe": ("w1", "w3", "w2"), "mlp": ("gate_proj", "up_proj", "down_proj"), "moe_block": ("linear", "linear_v", "linear_1")}
 
 
 def tensors(folder):
@@ -33,13 +34,13 @@ def tensors(folder):
 def blocks(folder, layer):
     """Neurons of a layer's experts, or of its dense block, by matrix, a row each: [blocks, d_ff, d]; and the router."""
     model, prefix = tensors(folder), f"model.layers.{layer}."
-    sparse = prefix + "block_sparse_moe."
     if prefix + "mlp.gate_proj.weight" in model:
         gate, up, down = ([model[f"{prefix}mlp.{name}_proj.weight"]] for name in MATRICES)
         router = None
     else:
-        router = model[sparse + "gate.weight"]
-        gate, up, down = ([model[f"{sparse}experts.{e}.{name}.weight"] for e in range(len(router))] for name in ("w1", "w3", "w2"))
+        block, names = next((block, names) for block, names in EXPERTS.items() if f"{prefix}{block}.gate.weight" in model)
+        router = model[f"{prefix}{block}.gate.weight"]
+        gate, up, down = ([model[f"{prefix}{block}.experts.{e}.{name}.weight"] for e in range(len(router))] for name in names)
     return {"gate": np.stack(gate), "up": np.stack(up), "down": np.stack(down).transpose(0, 2, 1)}, router
 
 
@@ -150,6 +151,16 @@ class Weights(support.TestCase):
         alone, _ = self.weights("alone.h5", "--model", model)
         for path in ("gate/flat_cosine", "up/assigned_cosine", "down/coordinates"):
             np.testing.assert_array_equal(tables[path][:, :5, ..., :][:, :, :alone[path].shape[2]], alone[path], path)
+
+    def test_every_family(self):
+        for family, layers in (("deepseek", [1, 2]), ("grok-1", [0, 1, 2])):
+            model = self.synth(family, "--family", family, "--experts", 4)
+            tables, _ = self.weights(family + ".h5", "--model", model, ranks=2)
+            self.assertEqual(tables["weights/decoder_layer"].tolist(), layers)
+            self.assertEqual(self.check_model(tables, model), len(layers) * 3 * 6)
+        done = support.run("weights", "--model", self.folder / "deepseek", "--layers", "0-1", "-o", self.folder / "w.h5")
+        self.assertIn("'0-1' does not name MoE layers", done.stderr)
+        self.assertIn("give some of 1,2", done.stderr)
 
     def test_sample_reorders_the_same_neurons_of_all(self):
         model = self.synth("moe", "--experts", 3, "--dtype", "f32")
