@@ -22,7 +22,7 @@ constexpr std::size_t kCoactivationNumbers = 130'000;
 constexpr std::size_t kExpertTokenNumbers = 100'000;
 constexpr std::size_t kTokenNumbers = 250'000;
 constexpr std::size_t kDocumentNumbers = 100'000;
-constexpr std::size_t kExperimentNumbers = 120'000;  // of one of an experiment's tables
+constexpr std::size_t kExperimentNumbers = 150'000;  // of all of an experiment's tables
 constexpr std::size_t kHistogramNumbers = 50'000;    // beyond, entropy's histograms alone are shown
 constexpr std::size_t kMostTokensOfExpert = 15;
 constexpr std::size_t kFewTokens = 500;  // fewer than so many are not worth a split by dataset
@@ -357,14 +357,22 @@ Json documents(const std::vector<Dataset>& datasets, const AccumulatorShape& sha
   return all;
 }
 
+/// The smaller tables first, while there is room, those of one size together: a figure may want all of them. The others
+/// are named.
 Json as_json(const Experiment& experiment) {
+  std::map<std::uint64_t, std::vector<const Table*>> by_size;
+  for (const Table& table : experiment.tables) by_size[table.size()].push_back(&table);
   Json json = {{"source", experiment.source}, {"settings", experiment.settings}, {"tables", Json::object()}};
   json["left_out"] = Json::array();
-  for (const Table& table : experiment.tables) {
-    if (table.size() > kExperimentNumbers)
-      json["left_out"].push_back(table.path);
-    else
-      json["tables"][table.path] = as_json(table);
+  std::uint64_t numbers = 0;
+  for (const auto& [size, tables] : by_size) {
+    numbers += size * tables.size();
+    for (const Table* table : tables) {
+      if (numbers > kExperimentNumbers)
+        json["left_out"].push_back(table->path);
+      else
+        json["tables"][table->path] = as_json(*table);
+    }
   }
   return json;
 }

@@ -20,7 +20,8 @@ struct ReportOptions {
 /// What the report page draws, as JSON: tables of stats.h5 as they are (counts whole, ratios as 32-bit floats), and
 /// selections of what is too large for a page: tokens, flows, pairs and paths, the most frequent of each, sized so that
 /// the page stays below 5 MB. groups, pairs: of all datasets, both empty when they are not compared. experiments: at
-/// most one of a kind; their tables go as they are but for the largest, whose names stand in `left_out`.
+/// most one of a kind; their tables go as they are, smaller ones first, while there is room; the names of the others
+/// stand in `left_out`.
 std::string report_data(const Statistics& statistics, const std::vector<GroupedSlots>& groups,
                         const std::vector<PairDistances>& pairs, std::span<const Experiment> experiments,
                         const ReportOptions& options);
