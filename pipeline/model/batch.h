@@ -12,6 +12,9 @@ struct Batch {
   std::vector<std::uint32_t> tokens;         // [n]
   std::vector<std::int32_t> window_offsets;  // [w + 1], 0 ... n; {0} when empty
   std::vector<std::int64_t> targets;         // [n] the next token, -1 where there is none
+  // With a KvCache only: which of its sequences each window continues, and at which position. A sequence has one
+  // window.
+  std::vector<std::int32_t> sequence, start;  // [w]
 
   std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
 };
