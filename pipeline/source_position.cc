@@ -12,6 +12,7 @@ nlohmann::json as_json(const SourcePosition& p) {
           {"block", p.block},
           {"documents", p.documents},
           {"tokens", p.tokens},
+          {"generated", p.generated},
           {"corpus_tokens", p.corpus_tokens},
           {"corpus_documents", p.corpus_documents}};
 }
@@ -24,6 +25,7 @@ SourcePosition source_position(const nlohmann::json& j) {
   p.block = j.at("block");
   p.documents = j.at("documents");
   p.tokens = j.at("tokens");
+  p.generated = j.value("generated", std::uint64_t{0});  // records of earlier versions have no answers
   p.corpus_tokens = j.at("corpus_tokens");
   p.corpus_documents = j.at("corpus_documents");
   return p;
