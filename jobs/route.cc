@@ -52,6 +52,9 @@ OptionParser make_parser() {
       "  switchyard route --model mixtral --corpus wiki=wiki.jsonl --corpus code=src,split=file --out run\n"
       "  mpirun -n 4 switchyard route --model mixtral --corpus news=ag.csv,header=no,field=3,category=1 --record "
       "counts --out run\n"
+      "  switchyard route --model mixtral --corpus mt=questions.jsonl,field=question --template '[INST] {text} "
+      "[/INST]' "
+      "--add-bos --generate 128 --out run\n"
       "Exit code: 0 done, 85 stopped by a signal after committing what was whole, 2 wrong usage, 1 other errors.\n");
   add_run_options(parser);
   auto add = parser.options().add_options();
@@ -59,6 +62,13 @@ OptionParser make_parser() {
   add("record", po::value<std::string>()->default_value("tokens"),
       "counts: statistics only; tokens: also every token's experts and weights; logits: also router logits");
   add("sample", po::value<std::uint64_t>()->default_value(0), "documents chosen at random from each corpus; 0: all");
+  add("generate", po::value<std::int64_t>()->default_value(0)->value_name("N"),
+      "answer each document with up to N tokens, to the end-of-text token; 0: none. A document is then one window, its "
+      "first context - N tokens; the answer's tokens follow in the record as phase decode");
+  add("generate-batch", po::value<std::int64_t>()->default_value(64),
+      "documents that a rank answers at once, of at most --batch-tokens together");
+  add("temperature", po::value<double>()->default_value(0),
+      "of answers: 0 takes the most likely token, else one is drawn from softmax(logits / temperature), by --seed");
   add("exclude-special", po::bool_switch(),
       "leave BOS and other special tokens out of the statistics (rows keep them)");
   add_token_table_options(parser, "input,target,predicted");
@@ -86,6 +96,7 @@ class RouteJob {
   json identity() const;
   std::vector<std::uint8_t> excluded_tokens() const;
   BlockOptions block_options() const;
+  GenerationOptions generation_options() const;
   void finish(const RouteOutcome& outcome) const;
 
   const OptionParser& parser_;
@@ -94,6 +105,7 @@ class RouteJob {
   RunInputs in_;
   RecordLevel level_;
   TokenTableChoice token_tables_;
+  GenerationOptions generation_;
 };
 
 RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
@@ -102,7 +114,8 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
       out_(parser.get<std::string>("out")),
       in_(parser, comm),
       level_(parse_record_level(parser.get<std::string>("record"))),
-      token_tables_(chosen_token_tables(parser, shape_of(in_.facts))) {}
+      token_tables_(chosen_token_tables(parser, shape_of(in_.facts))),
+      generation_(generation_options()) {}
 
 std::vector<std::uint8_t> RouteJob::excluded_tokens() const {
   std::vector<std::uint8_t> excluded;
@@ -120,6 +133,26 @@ BlockOptions RouteJob::block_options() const {
   BlockOptions options = in_.block_options();
   options.block_tokens = positive(parser_, "block-tokens", 0);
   options.sample = parser_.get<std::uint64_t>("sample");
+  options.answer_tokens = generation_.tokens;
+  return options;
+}
+
+GenerationOptions RouteJob::generation_options() const {
+  GenerationOptions options;
+  options.tokens = parser_.get<std::int64_t>("generate");
+  options.sequences = positive(parser_, "generate-batch", 0);
+  options.temperature = parser_.get<double>("temperature");
+  options.seed = parser_.get<std::uint64_t>("seed");
+  if (options.tokens < 0 || options.tokens >= in_.context)
+    throw UsageError("is " + std::to_string(options.tokens), "--generate",
+                     "the context of " + std::to_string(in_.context) + " tokens must hold a document and its answer");
+  if (!(options.temperature >= 0) || !std::isfinite(options.temperature))
+    throw UsageError("is " + std::to_string(options.temperature), "--temperature", "give 0 or more");
+  if (options.temperature > 0 && options.tokens == 0)
+    throw UsageError("there are no answers", "--temperature", "give --generate N too");
+  options.end_tokens = in_.config.end_tokens;
+  if (options.end_tokens.empty() && in_.tokenizer && in_.tokenizer->eos_id() >= 0)
+    options.end_tokens.push_back(static_cast<std::uint32_t>(in_.tokenizer->eos_id()));
   return options;
 }
 
@@ -132,6 +165,10 @@ json RouteJob::identity() const {
   identity["excluded_tokens"] = excluded;
   identity["record"] = to_string(level_);
   identity["token-tables"] = parser_.get<std::string>("token-tables");
+  if (generation_.tokens > 0)
+    identity["generate"] = {{"tokens", generation_.tokens},
+                            {"temperature", generation_.temperature},
+                            {"end_tokens", generation_.end_tokens}};
   return identity;
 }
 
@@ -150,7 +187,11 @@ int RouteJob::dry_run() const {
   const std::vector<ModelMemory> ranks =
       comm_.all_gather(Model::memory(in_.config, placement, comm_.rank(), in_.precision, in_.batch_tokens));
   if (comm_.rank() != 0) return 0;
-  const double tables = 2.0 * static_cast<double>(LiveAccumulators::table_bytes(shape_of(in_.facts), token_tables_));
+  const bool generates = generation_.tokens > 0;
+  const double tables =
+      (generates ? 4.0 : 2.0) * static_cast<double>(LiveAccumulators::table_bytes(shape_of(in_.facts), token_tables_));
+  const double cache =
+      generates ? static_cast<double>(Generator::bytes(in_.config, generation_, in_.batch_tokens, in_.precision)) : 0;
   std::cout << in_.facts.name << ": family " << in_.facts.family << ", " << in_.facts.n_layers << " layers, "
             << in_.facts.n_moe_layers() << " of them with " << in_.facts.n_experts << " experts, top-"
             << in_.facts.top_k << "; " << as_bytes_text(static_cast<double>(in_.checkpoint.bytes())) << " on disk\n";
@@ -158,12 +199,14 @@ int RouteJob::dry_run() const {
     std::cout << "rank " << r << " on " << in_.hosts[r] << ": memory about "
               << as_bytes_text(static_cast<double>(ranks[r].replicated_bytes + ranks[r].expert_bytes +
                                                    ranks[r].activation_bytes) +
-                               tables + static_cast<double>(RouteOptions{}.commit_bytes))
+                               tables + cache + static_cast<double>(RouteOptions{}.commit_bytes))
               << " (replicated " << as_bytes_text(static_cast<double>(ranks[r].replicated_bytes)) << ", experts "
               << as_bytes_text(static_cast<double>(ranks[r].expert_bytes)) << ", activations "
               << as_bytes_text(static_cast<double>(ranks[r].activation_bytes)) << ", token tables "
-              << as_bytes_text(tables) << ", rows before a commit up to "
-              << as_bytes_text(static_cast<double>(RouteOptions{}.commit_bytes)) << ")\n";
+              << as_bytes_text(tables)
+              << (generates ? ", answers' keys, values and routing up to " + as_bytes_text(cache) : std::string())
+              << ", rows before a commit up to " << as_bytes_text(static_cast<double>(RouteOptions{}.commit_bytes))
+              << ")\n";
   const double per_token = row_bytes(in_.facts, level_);
   for (std::size_t c = 0; c < in_.corpora.size(); ++c) {
     double tokens = static_cast<double>(in_.corpus_identity[c].bytes) / kBytesPerToken;
@@ -212,7 +255,7 @@ int RouteJob::run() {
             std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
   Recorder recorder(in_.facts, level_, token_tables_, excluded_tokens(),
                     in_.facts.n_moe_layers() > 0 ? &placement : nullptr, model.row_bytes(), ModelFlops(in_.config),
-                    comm_);
+                    comm_, generation_.tokens > 0);
 
   RouteOptions options;
   options.model = in_.facts;
@@ -222,6 +265,9 @@ int RouteJob::run() {
     for (std::string& name : SegmentDetails::parse(entry.details).new_categories)
       options.categories.push_back(std::move(name));
   options.batch_tokens = in_.batch_tokens;
+  options.generation = generation_;
+  options.generated = start.generated;
+  options.tokenizer = in_.tokenizer.get();
   options.write = {level_, parser_.flag("compress")};
   options.commit_seconds = parser_.get<double>("commit-seconds");
 
@@ -260,7 +306,10 @@ void RouteJob::finish(const RouteOutcome& outcome) const {
   print_summary(std::cout, reduced);
   if (outcome.session_tokens > 0)
     std::cout << "\n"
-              << with_commas(outcome.session_tokens) << " tokens in " << as_duration(outcome.seconds) << ": "
+              << with_commas(outcome.session_tokens) << " tokens"
+              << (generation_.tokens > 0 ? ", " + with_commas(outcome.session_generated) + " of them generated,"
+                                         : std::string())
+              << " in " << as_duration(outcome.seconds) << ": "
               << with_commas(static_cast<std::uint64_t>(static_cast<double>(outcome.session_tokens) / outcome.seconds))
               << " tokens/s with " << comm_.size() << (comm_.size() == 1 ? " rank" : " ranks") << " x " << in_.threads
               << " threads (" << in_.precision_name() << ")\n"

@@ -34,6 +34,10 @@ class Generator {
   std::optional<std::vector<std::vector<std::uint32_t>>> answer(
       const Block& block, std::size_t first, std::size_t last,
       const std::function<void(double share, std::uint64_t generated)>& on_step);
+  /// Bytes that a rank needs at most, for documents of batch_tokens tokens together: the cache, and the routing held
+  /// until the documents are whole.
+  static std::uint64_t bytes(const ModelConfig& config, const GenerationOptions& options, std::int64_t batch_tokens,
+                             Precision precision);
   /// Seconds by phase since the last call.
   PhaseSeconds take_seconds();
 
