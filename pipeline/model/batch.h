@@ -18,7 +18,7 @@ struct Batch {
   std::vector<std::int64_t> targets;         // [n] the next token, -1 where there is none; or kPredictedTarget
   // With a KvCache only: which of its sequences each window continues, and at which position. A sequence has one
   // window.
-  std::vector<std::int32_t> sequence, start;  // [w]
+  std::vector<std::int32_t> sequence = {}, start = {};  // [w]
 
   std::int64_t n_tokens() const { return static_cast<std::int64_t>(tokens.size()); }
 };
