@@ -181,7 +181,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::string decode(std::span<const std::uint32_t> ids) const override {
     std::vector<int> checked_ids;
     for (const std::uint32_t id : ids)
-      if (!is_special(id)) checked_ids.push_back(checked(id));
+      if (id < vocabulary_size() && !is_special(id)) checked_ids.push_back(checked(id));
     std::string text;
     const auto status = first_->Decode(checked_ids, &text);
     if (!status.ok()) throw Error("SentencePiece cannot decode token ids: " + status.ToString());

@@ -19,7 +19,7 @@ class Tokenizer {
   /// -1 when the tokenizer has none.
   virtual std::int64_t bos_id() const = 0;
   virtual std::int64_t eos_id() const = 0;
-  /// Text of token ids, without special ones. Throws Error of an id outside the vocabulary.
+  /// Text of token ids. Special ones, and those outside the vocabulary (a model's may be larger), are left out.
   virtual std::string decode(std::span<const std::uint32_t> ids) const = 0;
   /// A token's text for people (a leading U+2581 stands for a space), e.g. "▁the".
   virtual std::string piece(std::uint32_t id) const = 0;

@@ -57,7 +57,7 @@ TEST(Tokenizer, DecodesWhatItEncodes) {
   }
   EXPECT_GT(decoded, 20U);
   EXPECT_EQ(mixtral().eos_id(), 2);
-  EXPECT_THROW(static_cast<void>(mixtral().decode(Ids{32000})), Error);
+  EXPECT_EQ(mixtral().decode(Ids{32000}), "");
 }
 
 /// An I32 tensor of a safetensors file.
