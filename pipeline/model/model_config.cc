@@ -60,15 +60,14 @@ class ConfigReader {
     return find(key).get<bool>();
   }
 
-  /// One token id or a list of them; none where there is no key.
+  /// One token id or a list of them, those of the vocabulary; none where there is no key.
   std::vector<std::uint32_t> token_ids(std::string_view key, int vocabulary) const {
     std::vector<std::uint32_t> ids;
     if (!has(key)) return ids;
     const nlohmann::json& value = find(key);
     for (const nlohmann::json& id : value.is_array() ? value : nlohmann::json::array({value})) {
-      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= static_cast<std::uint64_t>(vocabulary))
-        fail(key, "is " + value.dump() + ", not a token id or a list of them");
-      ids.push_back(id.get<std::uint32_t>());
+      if (!id.is_number_integer()) fail(key, "is " + value.dump() + ", not a token id or a list of them");
+      if (id.get<std::int64_t>() >= 0 && id.get<std::int64_t>() < vocabulary) ids.push_back(id.get<std::uint32_t>());
     }
     return ids;
   }

@@ -172,7 +172,8 @@ TEST_P(GenerationTest, DrawnAnswersDependOnSeedAndDocumentAlone) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, GenerationTest,
-                         ::testing::Values("golden/mixtral", "golden/mistral", "golden/mistral_swa"));
+                         ::testing::Values("golden/mixtral", "golden/mistral", "golden/mistral_swa", "golden/deepseek",
+                                           "golden/grok1"));
 
 }  // namespace
 }  // namespace switchyard

@@ -115,12 +115,12 @@ TEST_P(CacheTest, EveryBitIsThatOfWholeSequences) {
 }
 
 // At bf16 the products of some engines may depend on their number of keys; with these models they do not.
-INSTANTIATE_TEST_SUITE_P(All, CacheTest,
-                         ::testing::Values(Case{"golden/mixtral", Precision::f32},
-                                           Case{"golden/mistral", Precision::f32},
-                                           Case{"golden/mistral_swa", Precision::f32},
-                                           Case{"golden/mixtral", Precision::bf16}, Case{"data/demo", Precision::f32},
-                                           Case{"data/demo", Precision::bf16}));
+INSTANTIATE_TEST_SUITE_P(
+    All, CacheTest,
+    ::testing::Values(Case{"golden/mixtral", Precision::f32}, Case{"golden/mistral", Precision::f32},
+                      Case{"golden/mistral_swa", Precision::f32}, Case{"golden/deepseek", Precision::f32},
+                      Case{"golden/grok1", Precision::f32}, Case{"golden/mixtral", Precision::bf16},
+                      Case{"data/demo", Precision::f32}, Case{"data/demo", Precision::bf16}));
 
 TEST(Cache, TokensBeyondItsRoomAreRefused) {
   const Communicator comm = Communicator::self();
