@@ -64,7 +64,7 @@ Measured measure(Model& model, Recorder& recorder, const Batch& batch, const Ste
     }
     all.push_back({comm.max(std::chrono::duration<double>(Clock::now() - start).count()), phases});
     if (record) {  // not timed: a block has many steps, a segment many blocks
-      recorder.finish_block(static_cast<std::uint64_t>(i), 0);
+      recorder.finish_block(static_cast<std::uint64_t>(i), {});
       recorder.take();
     }
   }

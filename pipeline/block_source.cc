@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "parallel/error.h"
@@ -240,13 +241,16 @@ std::optional<Block> BlockSource::next() {
 }
 
 void BlockSource::cut_blocks() {
+  const auto answer = static_cast<std::uint64_t>(options_.answer_tokens);
+  const std::uint64_t most =
+      answer > 0 ? static_cast<std::uint64_t>(options_.context) - answer : std::numeric_limits<std::uint32_t>::max();
   std::vector<std::uint32_t> my_lengths;
   std::vector<std::uint32_t> my_ids;
   for (const std::vector<std::uint32_t>& ids : tokenizing_.get()) {
     my_lengths.push_back(static_cast<std::uint32_t>(ids.size()));
-    my_ids.insert(my_ids.end(), ids.begin(), ids.end());
+    my_ids.insert(my_ids.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(std::min(ids.size(), most)));
   }
-  std::vector<std::uint32_t> lengths = comm_.all_gather_v<std::uint32_t>(my_lengths);
+  const std::vector<std::uint32_t> lengths = comm_.all_gather_v<std::uint32_t>(my_lengths);
   const std::vector<std::uint32_t> ids = comm_.all_gather_v<std::uint32_t>(my_ids);
   std::unique_ptr<Chunk> chunk = std::move(tokenizing_chunk_);
 
@@ -264,20 +268,31 @@ void BlockSource::cut_blocks() {
     last = true;
   }
 
-  const auto n_blocks = std::max<std::uint64_t>(1, (total + static_cast<std::uint64_t>(options_.block_tokens) - 1) /
+  std::size_t n_documents = 0;
+  for (std::uint64_t sum = 0; n_documents < lengths.size() && (sum < total || total == ids.size()); ++n_documents)
+    sum += std::min<std::uint64_t>(lengths[n_documents], most);
+
+  // Answers count for a block's size: they are most of the work.
+  const std::uint64_t work = total + n_documents * answer;
+  const auto n_blocks = std::max<std::uint64_t>(1, (work + static_cast<std::uint64_t>(options_.block_tokens) - 1) /
                                                        static_cast<std::uint64_t>(options_.block_tokens));
   std::vector<Block> cut(n_blocks);
   std::uint64_t at = 0;
-  const auto block_at = [&](std::uint64_t token) {
-    return total == 0 ? 0 : std::min(n_blocks - 1, token * n_blocks / total);
-  };
   std::uint64_t documents = 0;
-  for (std::size_t d = 0; d < lengths.size() && (at < total || total == ids.size()); ++d) {
-    const std::uint64_t length = std::min<std::uint64_t>(lengths[d], total - at);
+  const auto block_at = [&](std::uint64_t token) {
+    return work == 0 ? 0 : std::min(n_blocks - 1, (token + documents * answer) * n_blocks / work);
+  };
+  for (std::size_t d = 0; d < n_documents; ++d) {
+    const std::uint64_t length = std::min({std::uint64_t{lengths[d]}, most, total - at});
     const bool truncated = chunk->documents[d].truncated || length < lengths[d];
-    const std::uint64_t row = position_.documents + documents++;
-    cut[block_at(at)].documents.push_back({std::move(chunk->documents[d].id), std::move(chunk->documents[d].category),
-                                           position_.tokens + at, length, truncated});
+    const std::uint64_t row = position_.documents + documents;
+    cut[block_at(at)].documents.push_back({std::move(chunk->documents[d].id),
+                                           std::move(chunk->documents[d].category),
+                                           position_.tokens + at,
+                                           length,
+                                           truncated,
+                                           length,
+                                           {}});
     for (std::uint64_t begin = 0; begin < length; begin += static_cast<std::uint64_t>(options_.context)) {
       const std::uint64_t count = std::min<std::uint64_t>(static_cast<std::uint64_t>(options_.context), length - begin);
       const std::uint64_t first = at + begin;
@@ -288,6 +303,7 @@ void BlockSource::cut_blocks() {
                           ids.begin() + static_cast<std::ptrdiff_t>(first + count));
     }
     at += length;
+    ++documents;
   }
 
   SourcePosition after = position_;

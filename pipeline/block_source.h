@@ -19,10 +19,13 @@ namespace switchyard {
 struct BlockOptions {
   std::int64_t context = 0;             // tokens of a window
   std::int64_t block_tokens = 1 << 18;  // a block holds about as many, at most as many
-  bool add_bos = false;                 // BOS before each document's text
-  std::uint64_t max_documents = 0;      // of each corpus; 0: all
-  std::uint64_t max_tokens = 0;         // of each corpus; 0: all
-  std::uint64_t sample = 0;             // documents chosen from each corpus; 0: all
+  /// When answers are made: tokens of one at most. Each document is then one window, cut so that context has room for
+  /// its answer too. 0: documents are cut into windows.
+  std::int64_t answer_tokens = 0;
+  bool add_bos = false;             // BOS before each document's text
+  std::uint64_t max_documents = 0;  // of each corpus; 0: all
+  std::uint64_t max_tokens = 0;     // of each corpus; 0: all
+  std::uint64_t sample = 0;         // documents chosen from each corpus; 0: all
   std::uint64_t seed = 0;
   std::uint32_t vocabulary = 0;  // ready tokens must be below
   ReaderOptions reader;
@@ -35,6 +38,8 @@ struct DocumentRow {
   std::uint64_t first_token = 0;  // row of the run's token tables
   std::uint64_t n_tokens = 0;
   bool truncated = false;
+  std::uint64_t prompt_tokens = 0;  // when answers are made: of n_tokens, those that are not the answer
+  std::string response = {};        // the answer's text, on rank 0, when there is a tokenizer
 };
 
 /// Consecutive tokens of one document.
@@ -53,7 +58,8 @@ struct SourcePosition {
   std::uint64_t blocks_of_chunk = 0;  // blocks of that chunk already done
   std::uint64_t block = 0;            // ordinal of the next block in the run
   std::uint64_t documents = 0;        // rows of /documents before the chunk
-  std::uint64_t tokens = 0;           // token rows before the chunk
+  std::uint64_t tokens = 0;           // tokens of documents before the chunk
+  std::uint64_t generated = 0;        // tokens of answers before the next block; rows are both
   std::uint64_t corpus_tokens = 0;    // the same two, of this corpus alone
   std::uint64_t corpus_documents = 0;
 };
@@ -61,7 +67,7 @@ struct SourcePosition {
 struct Block {
   std::uint64_t ordinal = 0;  // in the run
   std::uint64_t corpus = 0;
-  std::uint64_t first_row = 0;           // its first token's row of the run
+  std::uint64_t first_row = 0;           // its first token's row of the run, but for answers before it
   std::uint64_t corpus_first_token = 0;  // tokens of the corpus before it
   std::vector<DocumentRow> documents;    // that begin in this block; ids, categories only on rank 0
   std::vector<std::uint32_t> tokens;     // of all windows, in corpus order

@@ -26,18 +26,22 @@ std::int16_t Categories::number(const std::string& name) {
 }
 
 std::vector<Table> document_tables(std::uint64_t corpus, const std::vector<DocumentRow>& documents,
-                                   Categories& categories) {
+                                   Categories& categories, AnswerTables answers) {
   std::vector<std::string> id;
   std::vector<std::int16_t> category;
   std::vector<std::uint64_t> first_token;
   std::vector<std::uint64_t> n_tokens;
   std::vector<std::uint8_t> truncated;
+  std::vector<std::uint64_t> prompt_tokens;
+  std::vector<std::string> response;
   for (const DocumentRow& document : documents) {
     id.push_back(document.id);
     category.push_back(categories.number(document.category));
     first_token.push_back(document.first_token);
     n_tokens.push_back(document.n_tokens);
     truncated.push_back(document.truncated ? 1 : 0);
+    prompt_tokens.push_back(document.prompt_tokens);
+    response.push_back(document.response);
   }
   const std::uint64_t n = id.size();
   const auto table = [n](const char* name, Table::Values values, const char* long_name) {
@@ -51,6 +55,10 @@ std::vector<Table> document_tables(std::uint64_t corpus, const std::vector<Docum
   tables.push_back(table("first_token", std::move(first_token), "row of the document's first token in the run"));
   tables.push_back(table("n_tokens", std::move(n_tokens), "tokens of the document"));
   tables.push_back(table("truncated", std::move(truncated), "1: the document's end was cut off"));
+  if (answers != AnswerTables::none)
+    tables.push_back(table("prompt_tokens", std::move(prompt_tokens), "of n_tokens, those before the answer"));
+  if (answers == AnswerTables::text)
+    tables.push_back(table("response", std::move(response), "text of the answer, without special tokens"));
   return tables;
 }
 

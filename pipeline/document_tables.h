@@ -26,8 +26,11 @@ class Categories {
   std::vector<std::string> added_;
 };
 
+/// What /documents says of answers: nothing, how long they are, or what they say too.
+enum class AnswerTables : std::uint8_t { none, lengths, text };
+
 /// /documents/* of documents of one corpus.
 std::vector<Table> document_tables(std::uint64_t corpus, const std::vector<DocumentRow>& documents,
-                                   Categories& categories);
+                                   Categories& categories, AnswerTables answers = AnswerTables::none);
 
 }  // namespace switchyard

@@ -17,8 +17,29 @@ void append_half(std::vector<std::uint16_t>& to, const std::vector<float>& value
 }
 
 template <typename T>
-void append(std::vector<T>& to, const std::vector<T>& from) {
+void append(std::vector<T>& to, std::span<const T> from) {
   to.insert(to.end(), from.begin(), from.end());
+}
+
+/// Rows `order` of a column of several steps; of: the column's values of a step, `width` for each token.
+template <typename T, typename Of>
+std::vector<T> gather_column(std::span<const HeldToken> order, std::size_t width, Of of) {
+  std::vector<T> column;
+  column.reserve(order.size() * width);
+  for (const HeldToken& held : order) {
+    const T* row = of(held.step) + held.token * width;
+    column.insert(column.end(), row, row + width);
+  }
+  return column;
+}
+
+/// [n] 1 for tokens of this phase that are included.
+std::vector<std::uint8_t> counted_tokens(std::span<const std::uint8_t> included, std::span<const std::uint8_t> phase,
+                                         std::size_t which) {
+  std::vector<std::uint8_t> counted(phase.size());
+  for (std::size_t t = 0; t < counted.size(); ++t)
+    counted[t] = phase[t] == which && (included.empty() || included[t] != 0) ? 1 : 0;
+  return counted;
 }
 
 std::uint64_t bytes_of(const TokenRows& rows) {
@@ -28,6 +49,45 @@ std::uint64_t bytes_of(const TokenRows& rows) {
              layer.logits.size() * sizeof(float);
   return bytes;
 }
+
+/// Rows `order` of several steps' routing of one layer.
+template <typename Of>
+Routing gather_routing(std::span<const HeldToken> order, Of of) {
+  Routing all;
+  if (order.empty()) return all;
+  const auto of_tensor = [&](Tensor Routing::*column) {
+    const Tensor& first = of(order.front().step).*column;
+    Tensor gathered(DType::f32, static_cast<std::int64_t>(order.size()), first.cols());
+    for (std::size_t t = 0; t < order.size(); ++t) {
+      const std::span<const float> row =
+          (of(order[t].step).*column).view().template row<float>(static_cast<std::int64_t>(order[t].token));
+      std::copy(row.begin(), row.end(), gathered.row<float>(static_cast<std::int64_t>(t)).begin());
+    }
+    return gathered;
+  };
+  const auto of_vector = [&]<typename T>(std::vector<T> Routing::*column, std::size_t width) {
+    return gather_column<T>(order, width, [&](std::size_t s) { return (of(s).*column).data(); });
+  };
+  all.top_k = of(order.front().step).top_k;
+  const auto k = static_cast<std::size_t>(all.top_k);
+  all.ids = of_vector(&Routing::ids, k);
+  all.weights = of_vector(&Routing::weights, k);
+  all.logits = of_tensor(&Routing::logits);
+  all.probabilities = of_tensor(&Routing::probabilities);
+  all.entropy = of_vector(&Routing::entropy, 1);
+  all.margin = of_vector(&Routing::margin, 1);
+  all.top_probability = of_vector(&Routing::top_probability, 1);
+  all.log_sum_exp = of_vector(&Routing::log_sum_exp, 1);
+  return all;
+}
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 /// No rows, but room for as many as `rows` has: the next block will bring about as many, and growing would copy them.
 TokenRows empty_rows_like(const TokenRows& rows) {
@@ -49,7 +109,8 @@ TokenRows empty_rows_like(const TokenRows& rows) {
 
 Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
                    std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
-                   std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm)
+                   std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm,
+                   bool generates)
     : model_(model),
       level_(level),
       excluded_(std::move(excluded_tokens)),
@@ -59,9 +120,11 @@ Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice 
       comm_(comm),
       routing_(layers()),
       experts_(layers()),
-      block_live_(shape_of(model), tables),
-      segment_live_(shape_of(model), tables),
       block_figures_(empty_figures()) {
+  for (std::size_t phase = 0; phase < (generates ? kTokenPhases : 1); ++phase) {
+    block_live_.emplace_back(shape_of(model), tables);
+    segment_live_.emplace_back(shape_of(model), tables);
+  }
   block_rows_.layers.resize(layers());
 }
 
@@ -103,27 +166,91 @@ void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placeme
 
 PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
                                    PhaseSeconds seconds) {
-  const auto start = std::chrono::steady_clock::now();
-  const std::vector<std::uint8_t> included = included_tokens(batch.tokens, excluded_);
-  std::vector<std::vector<double>> probability_sum(layers());
-  std::vector<LayerView> views(layers());
+  const Stopwatch watch;
+  record_tokens(batch.tokens, batch.targets, step, losses);
+  return end_step(step, seconds, watch.seconds());
+}
+
+PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, PhaseSeconds seconds) {
+  const PhaseSeconds all = end_step(step, seconds, 0);
+  held_.push_back({batch.tokens, batch.targets, std::move(step), std::move(losses), std::move(routing_), experts_});
+  routing_ = std::vector<Routing>(layers());
+  return all;
+}
+
+double Recorder::record_held(std::span<const HeldToken> order) {
+  const Stopwatch watch;
+  if (order.empty()) {
+    held_.clear();
+    return 0;
+  }
+  HeldStep all = gather_held(order);
+  held_.clear();
+  routing_ = std::move(all.routing);
+  experts_ = std::move(all.experts);
+  record_tokens(all.tokens, all.targets, all.step, all.losses);
+  const double seconds = watch.seconds();
+  if (!block_steps_.empty())
+    block_steps_.back().seconds[static_cast<std::size_t>(Phase::record)] += static_cast<float>(seconds);
+  return seconds;
+}
+
+Recorder::HeldStep Recorder::gather_held(std::span<const HeldToken> order) const {
+  const auto of_tokens = [&]<typename T>(std::vector<T> HeldStep::*column) {
+    return gather_column<T>(order, 1, [&](std::size_t s) { return (held_[s].*column).data(); });
+  };
+  const auto of_step = [&]<typename T>(std::vector<T> StepTokens::*column) {
+    return gather_column<T>(order, 1, [&](std::size_t s) { return (held_[s].step.*column).data(); });
+  };
+  const auto of_losses = [&]<typename T>(std::vector<T> TokenLosses::*column) {
+    return gather_column<T>(order, 1, [&](std::size_t s) { return (held_[s].losses.*column).data(); });
+  };
+  HeldStep all;
+  all.tokens = of_tokens(&HeldStep::tokens);
+  all.targets = of_tokens(&HeldStep::targets);
+  all.step = {of_step(&StepTokens::document), of_step(&StepTokens::group), of_step(&StepTokens::position),
+              of_step(&StepTokens::phase)};
+  all.losses = {of_losses(&TokenLosses::loss), of_losses(&TokenLosses::predicted)};
+  all.routing.resize(layers());
+  all.experts.resize(layers());
+  const auto k = static_cast<std::size_t>(model_.top_k);
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::size_t l = 0; l < layers(); ++l) {
-    const Routing& routing = routing_[l];
-    probability_sum[l] = probability_sums(routing.probabilities, included);
-    views[l] = {experts_[l],         routing.weights,   routing.entropy, routing.margin, routing.top_probability,
-                routing.log_sum_exp, probability_sum[l]};
+    all.experts[l] = gather_column<std::uint16_t>(order, k, [&](std::size_t s) { return held_[s].experts[l].data(); });
+    all.routing[l] = gather_routing(order, [&](std::size_t s) -> const Routing& { return held_[s].routing[l]; });
   }
-  block_live_.observe(
-      {batch.tokens, step.position, step.group, batch.targets, losses.predicted, losses.loss, included, views});
+  return all;
+}
 
+void Recorder::record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
+                             const StepTokens& step, const TokenLosses& losses) {
+  const std::vector<std::uint8_t> included = included_tokens(tokens, excluded_);
+  std::vector<std::vector<double>> probability_sum(layers());
+  std::vector<LayerView> views(layers());
+  for (std::size_t phase = 0; phase < (step.phase.empty() ? 1 : block_live_.size()); ++phase) {
+    std::vector<std::uint8_t> of_phase;
+    for (const std::uint8_t number : step.phase) of_phase.push_back(number == phase ? 1 : 0);
+    const std::vector<std::uint8_t> counted =
+        step.phase.empty() ? included : counted_tokens(included, step.phase, phase);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (std::size_t l = 0; l < layers(); ++l) {
+      const Routing& routing = routing_[l];
+      probability_sum[l] = probability_sums(routing.probabilities, counted);
+      views[l] = {experts_[l],         routing.weights,   routing.entropy, routing.margin, routing.top_probability,
+                  routing.log_sum_exp, probability_sum[l]};
+    }
+    block_live_[phase].observe(
+        {tokens, step.position, step.group, targets, losses.predicted, losses.loss, included, views, of_phase});
+  }
+  if (level_ != RecordLevel::counts) append_rows(tokens, step, losses);
+}
+
+PhaseSeconds Recorder::end_step(const StepTokens& step, PhaseSeconds seconds, double record_seconds) {
   StepFigures figures;
-  figures.tokens = static_cast<std::uint32_t>(batch.tokens.size());
+  figures.tokens = static_cast<std::uint32_t>(step.position.size());
   figures.flops = flops_.of(step.position);
   count_experts(figures);
-  if (level_ != RecordLevel::counts) append_rows(batch, step, losses);
-  seconds[static_cast<std::size_t>(Phase::record)] +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  seconds[static_cast<std::size_t>(Phase::record)] += record_seconds;
   std::transform(seconds.begin(), seconds.end(), figures.seconds.begin(),
                  [](double s) { return static_cast<float>(s); });
   block_steps_.push_back(std::move(figures));
@@ -143,18 +270,19 @@ void Recorder::count_experts(StepFigures& figures) {
   if (layers() > 0 && figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
 }
 
-void Recorder::append_rows(const Batch& batch, const StepTokens& step, const TokenLosses& losses) {
+void Recorder::append_rows(std::span<const std::uint32_t> tokens, const StepTokens& step, const TokenLosses& losses) {
   TokenRows& rows = block_rows_;
-  append(rows.id, batch.tokens);
-  append(rows.document, step.document);
-  append(rows.position, step.position);
-  append(rows.predicted, losses.predicted);
-  append(rows.loss, losses.loss);
+  append(rows.id, tokens);
+  append<std::uint32_t>(rows.document, step.document);
+  append<std::uint32_t>(rows.position, step.position);
+  append<std::uint32_t>(rows.predicted, losses.predicted);
+  append<float>(rows.loss, losses.loss);
+  append<std::uint8_t>(rows.phase, step.phase);
   rows.phase.resize(rows.id.size(), 0);
   // One layer a thread: every column of a layer is its own vector.
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::size_t l = 0; l < layers(); ++l) {
-    append(rows.layers[l].expert, experts_[l]);
+    append<std::uint16_t>(rows.layers[l].expert, experts_[l]);
     append_half(rows.layers[l].weight, routing_[l].weights);
     append_half(rows.layers[l].entropy, routing_[l].entropy);
     if (level_ == RecordLevel::logits) {
@@ -165,9 +293,11 @@ void Recorder::append_rows(const Batch& batch, const StepTokens& step, const Tok
   }
 }
 
-void Recorder::finish_block(std::uint64_t block, std::uint64_t n_documents) {
-  block_live_.add_documents(n_documents);
-  segment_live_.absorb(block_live_);
+void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents) {
+  for (std::size_t phase = 0; phase < block_live_.size(); ++phase) {
+    block_live_[phase].add_documents(n_documents.at(phase));
+    segment_live_[phase].absorb(block_live_[phase]);
+  }
   for (StepFigures& step : block_steps_) {
     step.block = block;
     finished_steps_.push_back(std::move(step));
@@ -311,9 +441,14 @@ std::vector<Table> Recorder::dispatch_tables() const {
 }
 
 RecordedBlocks Recorder::take() {
-  block_live_.clear();
+  for (LiveAccumulators& live : block_live_) live.clear();
   block_steps_.clear();
-  RecordedBlocks taken{std::exchange(finished_rows_, {}), segment_live_.take(comm_), dispatch_tables()};
+  held_.clear();
+  RecordedBlocks taken{std::exchange(finished_rows_, {}), {}, dispatch_tables()};
+  for (std::size_t phase = 0; phase < segment_live_.size(); ++phase) {
+    Accumulators sums = segment_live_[phase].take(comm_);
+    if (phase == 0 || sums.documents[0] > 0) taken.sums.push_back({static_cast<TokenPhase>(phase), std::move(sums)});
+  }
   finished_steps_.clear();
   finished_blocks_.clear();
   row_bytes_ = 0;

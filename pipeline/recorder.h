@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -10,6 +11,7 @@
 #include "parallel/communicator.h"
 #include "parallel/expert_placement.h"
 #include "pipeline/analysis/live_accumulators.h"
+#include "pipeline/analysis/token_phase.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/model_flops.h"
 #include "pipeline/model/routing.h"
@@ -18,15 +20,22 @@ namespace switchyard {
 
 /// What the rows say of each token of a step besides its routing.
 struct StepTokens {
-  std::vector<std::uint32_t> document;  // [n] row of /documents
-  std::vector<std::uint16_t> group;     // [n] document_group of that document
-  std::vector<std::uint32_t> position;  // [n] in the window
+  std::vector<std::uint32_t> document;   // [n] row of /documents
+  std::vector<std::uint16_t> group;      // [n] document_group of that document
+  std::vector<std::uint32_t> position;   // [n] in the window
+  std::vector<std::uint8_t> phase = {};  // [n] TokenPhase; empty: all prefill
+};
+
+/// A token whose record waits for those before it in its document: which of the held steps, and where in its batch.
+struct HeldToken {
+  std::size_t step = 0;
+  std::size_t token = 0;
 };
 
 /// What a rank remembers of finished blocks until their segment is committed.
 struct RecordedBlocks {
   std::vector<TokenRows> rows;  // a block each; empty at level counts
-  Accumulators accumulators;    // rank 0: of all ranks
+  std::vector<PhaseSums> sums;  // rank 0: of all ranks; decode only where there are answers
   std::vector<Table> dispatch;  // rank 0: /dispatch/*
 };
 
@@ -35,17 +44,24 @@ struct RecordedBlocks {
 class Recorder : public RoutingObserver {
  public:
   /// excluded_tokens: [V] flags of token ids left out of the statistics (rows keep them), or empty. placement: nullptr
-  /// for a dense model.
+  /// for a dense model. generates: whether there are tokens of phase decode.
   Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
            std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
-           std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm);
+           std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm,
+           bool generates = false);
 
   void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) override;
   /// Ends a step: the layers observed since the last call belong to `batch`. seconds: of this rank, by phase; returned
   /// with the time spent here filled in.
   PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses, PhaseSeconds seconds);
-  /// Ends the block with this ordinal. n_documents: those that begin in it, given on one rank, 0 on the others.
-  void finish_block(std::uint64_t block, std::uint64_t n_documents);
+  /// The same, but the tokens are held: rows, and statistics of neighbours, want a document's tokens one after another,
+  /// and decoding brings those of many documents by turns.
+  PhaseSeconds hold_step(const Batch& batch, StepTokens step, TokenLosses losses, PhaseSeconds seconds);
+  /// Records all tokens held since the last call, in this order. Returns the seconds it took.
+  double record_held(std::span<const HeldToken> order);
+  /// Ends the block with this ordinal. n_documents: those that begin in it, by phase; given on one rank, 0 on the
+  /// others.
+  void finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents);
   /// Bytes of the rows of finished blocks since the last take().
   std::uint64_t row_bytes() const { return row_bytes_; }
   /// Largest over mean count of the experts in this rank's latest step, mean over layers; 0 before there is one.
@@ -69,9 +85,23 @@ class Recorder : public RoutingObserver {
     std::vector<std::uint64_t> send_ranks;  // [L, k + 1] tokens by the number of ranks their experts are on
   };
 
+  /// Everything known of a step's tokens.
+  struct HeldStep {
+    std::vector<std::uint32_t> tokens;
+    std::vector<std::int64_t> targets;
+    StepTokens step;
+    TokenLosses losses;
+    std::vector<Routing> routing;                     // [L]
+    std::vector<std::vector<std::uint16_t>> experts;  // [L]
+  };
+
   BlockFigures empty_figures() const;
   void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
-  void append_rows(const Batch& batch, const StepTokens& step, const TokenLosses& losses);
+  PhaseSeconds end_step(const StepTokens& step, PhaseSeconds seconds, double record_seconds);
+  void record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
+                     const StepTokens& step, const TokenLosses& losses);
+  void append_rows(std::span<const std::uint32_t> tokens, const StepTokens& step, const TokenLosses& losses);
+  HeldStep gather_held(std::span<const HeldToken> order) const;
   void count_experts(StepFigures& figures);
   std::vector<Table> dispatch_tables() const;
   std::size_t layers() const { return static_cast<std::size_t>(model_.n_moe_layers()); }
@@ -88,8 +118,9 @@ class Recorder : public RoutingObserver {
 
   std::vector<Routing> routing_;                     // [L] of the running step
   std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the same ids, as narrow as rows keep them
-  // A running block apart from finished ones, so that a stop between two steps can drop it.
-  LiveAccumulators block_live_, segment_live_;
+  // A running block apart from finished ones, so that a stop between two steps can drop it. By phase.
+  std::vector<LiveAccumulators> block_live_, segment_live_;
+  std::vector<HeldStep> held_;
   TokenRows block_rows_;
   std::vector<TokenRows> finished_rows_;
   std::vector<StepFigures> block_steps_, finished_steps_;

@@ -11,6 +11,7 @@
 #include "pipeline/analysis/token_phase.h"
 #include "pipeline/batching.h"
 #include "pipeline/document_tables.h"
+#include "pipeline/source_position.h"
 
 namespace switchyard {
 namespace {
@@ -19,33 +20,6 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-json as_json(const SourcePosition& p) {
-  return {{"corpus", p.corpus},
-          {"file", p.chunk.file},
-          {"offset", p.chunk.offset},
-          {"in_file", p.chunk.in_file},
-          {"ordinal", p.chunk.ordinal},
-          {"blocks_of_chunk", p.blocks_of_chunk},
-          {"block", p.block},
-          {"documents", p.documents},
-          {"tokens", p.tokens},
-          {"corpus_tokens", p.corpus_tokens},
-          {"corpus_documents", p.corpus_documents}};
-}
-
-SourcePosition from_json(const json& j) {
-  SourcePosition p;
-  p.corpus = j.at("corpus");
-  p.chunk = {j.at("file"), j.at("offset"), j.at("in_file"), j.at("ordinal")};
-  p.blocks_of_chunk = j.at("blocks_of_chunk");
-  p.block = j.at("block");
-  p.documents = j.at("documents");
-  p.tokens = j.at("tokens");
-  p.corpus_tokens = j.at("corpus_tokens");
-  p.corpus_documents = j.at("corpus_documents");
-  return p;
-}
 
 /// A finished block that waits for its segment's commit, without its tokens.
 struct FinishedBlock {
@@ -68,6 +42,8 @@ class RouteLoop {
       : model_(model),
         recorder_(recorder),
         options_(options),
+        generator_(model, recorder, options.generation, comm),
+        generated_(options.generated),
         next_segment_(options.next_segment),
         categories_(options.categories),
         on_step_(on_step),
@@ -81,12 +57,21 @@ class RouteLoop {
   RouteOutcome outcome;
 
  private:
+  using Answers = std::vector<std::vector<std::uint32_t>>;  // token ids by window
+
+  bool generates() const { return options_.generation.tokens > 0; }
   void step(const Block& block, std::size_t first, std::size_t last);
-  void report(const Block& block, double share_done) const;
+  bool answer(const Block& block, std::size_t first, std::size_t last, double steps_before, std::size_t n_steps,
+              Answers& answers);
+  std::uint64_t add_answers(Block& block, const Answers& mine, std::size_t my_window, std::uint64_t& my_offset);
+  void add_seconds(const PhaseSeconds& seconds);
+  void report(const Block& block, double share_done, std::uint64_t generated) const;
 
   Model& model_;
   Recorder& recorder_;
   const RouteOptions& options_;
+  Generator generator_;
+  std::uint64_t generated_;  // tokens of answers of all blocks done
   std::uint64_t next_segment_;
   Categories categories_;  // rank 0
   const std::function<void(const RouteProgress&)>& on_step_;
@@ -98,35 +83,97 @@ class RouteLoop {
 void RouteLoop::step(const Block& block, std::size_t first, std::size_t last) {
   const Batch batch = make_batch(block, first, last);
   const TokenLosses losses = model_.forward(batch, recorder_);
-  const PhaseSeconds seconds =
-      recorder_.finish_step(batch, make_step_tokens(block, first, last), losses, model_.take_seconds());
+  add_seconds(recorder_.finish_step(batch, make_step_tokens(block, first, last), losses, model_.take_seconds()));
+}
+
+void RouteLoop::add_seconds(const PhaseSeconds& seconds) {
   std::transform(seconds.begin(), seconds.end(), outcome.phases.begin(), outcome.phases.begin(), std::plus<>());
 }
 
+/// False when a stop signal came.
+bool RouteLoop::answer(const Block& block, std::size_t first, std::size_t last, double steps_before,
+                       std::size_t n_steps, Answers& answers) {
+  std::uint64_t before = 0;
+  for (const auto& one : answers) before += one.size();
+  before = static_cast<std::uint64_t>(comm_.sum(static_cast<std::int64_t>(before)));
+  auto more = generator_.answer(block, first, last, [&](double share, std::uint64_t generated) {
+    if (comm_.rank() == 0) report(block, (steps_before + share) / static_cast<double>(n_steps), before + generated);
+  });
+  add_seconds(generator_.take_seconds());
+  if (!more) return false;
+  std::move(more->begin(), more->end(), std::back_inserter(answers));
+  return true;
+}
+
+/// Adds answers, `mine` from my_window on, to a block's documents. my_offset: rows of the block before this rank's.
+/// Returns the block's rows.
+std::uint64_t RouteLoop::add_answers(Block& block, const Answers& mine, std::size_t my_window,
+                                     std::uint64_t& my_offset) {
+  std::vector<std::uint32_t> my_lengths;
+  std::vector<std::uint32_t> my_ids;
+  for (const std::vector<std::uint32_t>& ids : mine) {
+    my_lengths.push_back(static_cast<std::uint32_t>(ids.size()));
+    my_ids.insert(my_ids.end(), ids.begin(), ids.end());
+  }
+  const std::vector<std::uint32_t> lengths = comm_.all_gather_v<std::uint32_t>(my_lengths);  // by window
+  const std::vector<std::uint32_t> ids = comm_.gather_v<std::uint32_t>(my_ids);
+  std::uint64_t rows = 0;
+  std::uint64_t at = 0;
+  std::size_t w = 0;
+  my_offset = 0;
+  for (DocumentRow& document : block.documents) {
+    document.first_token = block.first_row + rows;
+    if (document.n_tokens > 0) {  // it has a window
+      if (w == my_window) my_offset = rows;
+      const std::uint64_t length = lengths[w++];
+      document.n_tokens += length;
+      if (comm_.rank() == 0 && options_.tokenizer != nullptr)
+        document.response = options_.tokenizer->decode(std::span(ids).subspan(at, length));
+      at += length;
+    }
+    rows += document.n_tokens;
+  }
+  if (my_window >= w) my_offset = rows;
+  generated_ += at;
+  outcome.session_generated += at;
+  return rows;
+}
+
 bool RouteLoop::route_block(Block block) {
-  const std::vector<std::size_t> shares = window_shares(block.windows, comm_.size());
+  const std::vector<std::size_t> shares = window_shares(block.windows, comm_.size(), options_.generation.tokens);
+  const std::size_t most_windows =
+      generates() ? static_cast<std::size_t>(options_.generation.sequences) : block.windows.size() + 1;
   std::size_t n_steps = 0;
   std::vector<std::pair<std::size_t, std::size_t>> mine;
   for (int rank = 0; rank < comm_.size(); ++rank) {
     const auto r = static_cast<std::size_t>(rank);
-    auto batches = pack_batches(block.windows, shares[r], shares[r + 1], options_.batch_tokens);
+    auto batches = pack_batches(block.windows, shares[r], shares[r + 1], options_.batch_tokens, most_windows);
     n_steps = std::max(n_steps, batches.size());
     if (rank == comm_.rank()) mine = std::move(batches);
   }
+  Answers answers;
   for (std::size_t s = 0; s < n_steps; ++s) {
     const auto [first, last] = s < mine.size() ? mine[s] : std::pair<std::size_t, std::size_t>{0, 0};
-    step(block, first, last);
+    if (!generates())
+      step(block, first, last);
+    else if (!answer(block, first, last, static_cast<double>(s), n_steps, answers))
+      return false;
     const bool last_step = s + 1 == n_steps;
     if (!last_step && comm_.any(stop_signal() != 0)) return false;
-    if (comm_.rank() == 0) report(block, static_cast<double>(s + 1) / static_cast<double>(n_steps));
+    if (!generates() && comm_.rank() == 0) report(block, static_cast<double>(s + 1) / static_cast<double>(n_steps), 0);
   }
-  recorder_.finish_block(block.ordinal, comm_.rank() == 0 ? block.documents.size() : 0);
+  std::array<std::uint64_t, kTokenPhases> n_documents{};
+  if (comm_.rank() == 0) n_documents = {block.documents.size(), generates() ? block.windows.size() : 0};
+  recorder_.finish_block(block.ordinal, n_documents);
   const std::size_t my_window = shares[static_cast<std::size_t>(comm_.rank())];
-  const std::uint64_t offset = my_window < block.windows.size() ? block.windows[my_window].first : block.tokens.size();
-  outcome.session_tokens += block.tokens.size();
-  finished_.push_back({block.corpus, block.first_row, block.tokens.size(), block.first_row + offset,
-                       block.windows.size(), std::move(block.documents), block.after, block.skipped,
-                       std::move(block.skipped_places)});
+  std::uint64_t offset = my_window < block.windows.size() ? block.windows[my_window].first : block.tokens.size();
+  std::uint64_t n_rows = block.tokens.size();
+  block.first_row += generated_;
+  if (generates()) n_rows = add_answers(block, answers, my_window, offset);
+  block.after.generated = generated_;
+  outcome.session_tokens += n_rows;
+  finished_.push_back({block.corpus, block.first_row, n_rows, block.first_row + offset, block.windows.size(),
+                       std::move(block.documents), block.after, block.skipped, std::move(block.skipped_places)});
   return true;
 }
 
@@ -161,10 +208,12 @@ void RouteLoop::commit() {
     std::vector<DocumentRow> rows;
     for (FinishedBlock& block : finished_)
       std::move(block.documents.begin(), block.documents.end(), std::back_inserter(rows));
-    contents.tables = document_tables(finished_.front().corpus, rows, categories_);
+    const AnswerTables answers = !generates()                    ? AnswerTables::none
+                                 : options_.tokenizer == nullptr ? AnswerTables::lengths
+                                                                 : AnswerTables::text;
+    contents.tables = document_tables(finished_.front().corpus, rows, categories_, answers);
     contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
-    for (Table& table : phase_tables({{TokenPhase::prefill, recorded.accumulators}}))
-      contents.tables.push_back(std::move(table));
+    for (Table& table : phase_tables(recorded.sums)) contents.tables.push_back(std::move(table));
   }
   const SegmentDetails details = {
       finished_.front().corpus, finished_.size(),      windows, documents, skipped, std::move(skipped_places),
@@ -174,11 +223,11 @@ void RouteLoop::commit() {
   outcome.commit_seconds += seconds_since(start);
 }
 
-void RouteLoop::report(const Block& block, double share_done) const {
+void RouteLoop::report(const Block& block, double share_done, std::uint64_t generated) const {
   const auto done = static_cast<std::uint64_t>(share_done * static_cast<double>(block.tokens.size()));
   on_step_({block.corpus, block.corpus_first_token + done,
-            block.after.corpus == block.corpus ? block.after.chunk : CorpusCursor{}, outcome.session_tokens + done,
-            recorder_.latest_imbalance()});
+            block.after.corpus == block.corpus ? block.after.chunk : CorpusCursor{},
+            outcome.session_tokens + done + generated, recorder_.latest_imbalance()});
 }
 
 }  // namespace
@@ -193,7 +242,7 @@ SegmentDetails SegmentDetails::parse(const std::string& json_text) {
   details.skipped = j.at("skipped");
   details.skipped_places = j.at("skipped_places").get<std::vector<std::string>>();
   details.new_categories = j.at("new_categories").get<std::vector<std::string>>();
-  details.next = from_json(j.at("next"));
+  details.next = source_position(j.at("next"));
   return details;
 }
 

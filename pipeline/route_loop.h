@@ -9,6 +9,7 @@
 
 #include "io/routing_writer.h"
 #include "pipeline/block_source.h"
+#include "pipeline/generation.h"
 #include "pipeline/model/model.h"
 #include "pipeline/recorder.h"
 
@@ -20,6 +21,9 @@ struct RouteOptions {
   std::uint64_t next_segment = 0;       // segments committed before
   std::vector<std::string> categories;  // met before, in the order of their numbers
   std::int64_t batch_tokens = 0;        // most tokens of a rank's step
+  GenerationOptions generation;
+  std::uint64_t generated = 0;           // tokens of answers committed before
+  const Tokenizer* tokenizer = nullptr;  // of answers; nullptr: they are kept as token ids alone
   WriteOptions write;
   double commit_seconds = 60;                  // a segment is committed at the first block's end after this long ...
   std::uint64_t commit_bytes = 256ULL << 20U;  // ... or when a rank holds this many bytes of rows
@@ -36,9 +40,10 @@ struct RouteProgress {
 
 struct RouteOutcome {
   bool stopped = false;              // by a signal: the run is not complete
-  std::uint64_t session_tokens = 0;  // of all ranks
-  double seconds = 0;                // wall
-  PhaseSeconds phases{};             // summed over this rank's steps
+  std::uint64_t session_tokens = 0;  // of all ranks, answers included
+  std::uint64_t session_generated = 0;
+  double seconds = 0;     // wall
+  PhaseSeconds phases{};  // summed over this rank's steps
   double commit_seconds = 0;
   double source_seconds = 0;  // waiting for blocks: reading and tokenizing that did not hide behind routing
 };
@@ -60,9 +65,10 @@ struct SegmentDetails {
 
 /// Collective. Routes every block of the source and commits segments as it goes:
 ///   block b:  next() -> each rank's windows -> steps of forward + record -> finish_block -> maybe commit
-/// Every rank takes the same number of steps in a block; one whose windows are used up brings an empty batch, because
-/// dispatch is collective. A segment holds blocks of one corpus. After a stop signal on any rank the running step ends,
-/// finished blocks are committed, the rest of the running block is dropped.
+/// With answers, a step is a Generator::answer. Every rank takes the same number of steps in a block; one whose windows
+/// are used up brings an empty batch, because dispatch is collective. A segment holds blocks of one corpus. After a
+/// stop signal on any rank the running step ends, finished blocks are committed, the rest of the running block is
+/// dropped.
 RouteOutcome route_blocks(BlockSource& source, Model& model, Recorder& recorder, const RouteOptions& options,
                           const std::function<void(const RouteProgress&)>& on_step, const Communicator& comm);
 

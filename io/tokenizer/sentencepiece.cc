@@ -177,6 +177,16 @@ class SentencePieceTokenizer final : public Tokenizer {
 
   std::uint32_t vocabulary_size() const override { return static_cast<std::uint32_t>(first_->GetPieceSize()); }
   std::int64_t bos_id() const override { return first_->bos_id(); }
+  std::int64_t eos_id() const override { return first_->eos_id(); }
+  std::string decode(std::span<const std::uint32_t> ids) const override {
+    std::vector<int> checked_ids;
+    for (const std::uint32_t id : ids)
+      if (id < vocabulary_size() && !is_special(id)) checked_ids.push_back(checked(id));
+    std::string text;
+    const auto status = first_->Decode(checked_ids, &text);
+    if (!status.ok()) throw Error("SentencePiece cannot decode token ids: " + status.ToString());
+    return text;
+  }
   std::string piece(std::uint32_t id) const override { return first_->IdToPiece(checked(id)); }
   bool is_special(std::uint32_t id) const override {
     const int checked_id = checked(id);

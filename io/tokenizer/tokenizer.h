@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,9 @@ class Tokenizer {
   virtual std::uint32_t vocabulary_size() const = 0;
   /// -1 when the tokenizer has none.
   virtual std::int64_t bos_id() const = 0;
+  virtual std::int64_t eos_id() const = 0;
+  /// Text of token ids. Special ones, and those outside the vocabulary (a model's may be larger), are left out.
+  virtual std::string decode(std::span<const std::uint32_t> ids) const = 0;
   /// A token's text for people (a leading U+2581 stands for a space), e.g. "▁the".
   virtual std::string piece(std::uint32_t id) const = 0;
   /// Control and unknown tokens (BOS, EOS, ...).

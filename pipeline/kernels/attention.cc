@@ -23,14 +23,22 @@ constexpr std::int64_t kPackedStep = 32;  // and its keys, when they are packed
 
 std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
 
+/// One key head of one window: where its rows are, and which tokens it has.
+struct HeadOfWindow {
+  std::int64_t first_token;  // of the batch
+  std::int64_t key_head;
+  std::int64_t begin, end;   // positions in the sequence
+  const std::byte* queries;  // of position `begin`
+  const std::byte* keys;     // of position 0
+  const std::byte* values;
+  std::int64_t room;  // keys, filled up
+};
+
 /// A run of queries of one window and key head, with the keys that any of them sees.
 struct QueryBlock {
-  std::int64_t window_begin;  // token of the batch
-  std::int64_t padded_begin;  // row of a key head
-  std::int64_t key_head;
-  std::int64_t begin, end;   // queries, positions in the window
+  HeadOfWindow head;
+  std::int64_t begin, end;   // queries, positions in the sequence
   std::int64_t key_begin;    // first key, a multiple of kTileRows
-  std::int64_t window_keys;  // of the window, filled up
   std::int64_t rows;         // queries * group, filled up
   std::int64_t n_keys;       // filled up
   const TileKernel* scores;  // [rows, keys]; nullptr when keys and values are packed
@@ -46,13 +54,38 @@ std::int64_t queries_at_once(std::int64_t length, int group, bool packed) {
                                   kTileRows);
 }
 
+/// Rows of a block's products. A window of one token, as in decoding, fills one step with its group alone.
+std::int64_t product_rows(std::int64_t queries, int group) {
+  return queries == 1 ? round_up(group, kQueryStep) : round_up(queries, kQueryStep) * group;
+}
+
 class BlockPlanner {
  public:
-  BlockPlanner(const AttentionShape& shape, const Heads& heads)
-      : shape_(shape), type_(heads.q.dtype()), packed_(heads.packed) {}
+  BlockPlanner(const AttentionShape& shape, DType type, bool packed) : shape_(shape), type_(type), packed_(packed) {}
 
+  void add(const HeadOfWindow& head) {
+    const std::int64_t at_once = queries_at_once(head.end, shape_.group(), packed_);
+    for (std::int64_t begin = head.begin; begin < head.end; begin += at_once) {
+      QueryBlock block{.head = head,
+                       .begin = begin,
+                       .end = std::min(head.end, begin + at_once),
+                       .key_begin = 0,
+                       .rows = 0,
+                       .n_keys = 0,
+                       .scores = nullptr,
+                       .mix = nullptr};
+      if (shape_.sliding_window > 0) {
+        block.key_begin = std::max<std::int64_t>(0, begin - shape_.sliding_window + 1) / kTileRows * kTileRows;
+      }
+      set_sizes(block);
+      blocks_.push_back(block);
+    }
+  }
+  std::span<const QueryBlock> blocks() const { return blocks_; }
+
+ private:
   void set_sizes(QueryBlock& block) {
-    const std::int64_t rows = round_up(block.end - block.begin, kQueryStep) * shape_.group();
+    const std::int64_t rows = product_rows(block.end - block.begin, shape_.group());
     const std::int64_t keys = round_up(block.end, packed_ ? kPackedStep : kTileRows) - block.key_begin;
     block.rows = rows;
     block.n_keys = keys;
@@ -72,49 +105,17 @@ class BlockPlanner {
     block.mix = mix;
   }
 
- private:
   const AttentionShape& shape_;
   DType type_;
   bool packed_;
   std::map<std::pair<std::int64_t, std::int64_t>, std::pair<const TileKernel*, const TileKernel*>> kernels_;
+  std::vector<QueryBlock> blocks_;
 };
-
-std::vector<QueryBlock> plan_blocks(const Heads& heads, std::span<const std::int32_t> window_offsets,
-                                    const AttentionShape& shape) {
-  BlockPlanner planner(shape, heads);
-  std::vector<QueryBlock> blocks;
-  for (std::size_t w = 0; w + 1 < window_offsets.size(); ++w) {
-    const std::int64_t length = window_offsets[w + 1] - window_offsets[w];
-    const std::int64_t at_once = queries_at_once(length, shape.group(), heads.packed);
-    for (int head = 0; head < shape.n_kv_heads; ++head) {
-      for (std::int64_t begin = 0; begin < length; begin += at_once) {
-        QueryBlock block{.window_begin = window_offsets[w],
-                         .padded_begin = heads.padded_offsets[w],
-                         .key_head = head,
-                         .begin = begin,
-                         .end = std::min(length, begin + at_once),
-                         .key_begin = 0,
-                         .window_keys = heads.padded_offsets[w + 1] - heads.padded_offsets[w],
-                         .rows = 0,
-                         .n_keys = 0,
-                         .scores = nullptr,
-                         .mix = nullptr};
-        if (shape.sliding_window > 0) {
-          block.key_begin = std::max<std::int64_t>(0, begin - shape.sliding_window + 1) / kTileRows * kTileRows;
-        }
-        planner.set_sizes(block);
-        blocks.push_back(block);
-      }
-    }
-  }
-  return blocks;
-}
 
 /// scores [rows, keys] = queries * keys^T
 template <typename T>
-void score(const QueryBlock& block, const Heads& heads, std::int64_t base, std::int64_t head_dim, float* scores) {
-  const T* queries = heads.q.row<T>(base + block.begin).data();
-  const T* keys = heads.k.row<T>(base + block.key_begin).data();
+void score(const QueryBlock& block, const T* queries, std::int64_t head_dim, float* scores) {
+  const T* keys = reinterpret_cast<const T*>(block.head.keys) + block.key_begin * head_dim;
   if (block.scores != nullptr) {
     block.scores->run(queries, keys, scores);
   } else if constexpr (std::is_same_v<T, Bf16>) {
@@ -125,22 +126,19 @@ void score(const QueryBlock& block, const Heads& heads, std::int64_t base, std::
 
 /// mixed [rows, head_dim] = probabilities * values
 template <typename T>
-void mix(const QueryBlock& block, const Heads& heads, std::int64_t base, std::int64_t head_dim, const T* probabilities,
-         float* mixed) {
+void mix(const QueryBlock& block, std::int64_t head_dim, const T* probabilities, float* mixed) {
   if (block.mix != nullptr) {
-    block.mix->run(probabilities, heads.v.row<T>(base + block.key_begin).data(), mixed);
+    block.mix->run(probabilities, reinterpret_cast<const T*>(block.head.values) + block.key_begin * head_dim, mixed);
   } else if constexpr (std::is_same_v<T, Bf16>) {
-    const auto* values = reinterpret_cast<const std::byte*>(heads.v.row<T>(base).data());
-    amx_multiply(probabilities, values + amx_stride(block.key_begin), amx_stride(block.window_keys), block.rows,
-                 head_dim, block.n_keys, mixed, DType::f32);
+    amx_multiply(probabilities, block.head.values + amx_stride(block.key_begin), amx_stride(block.head.room),
+                 block.rows, head_dim, block.n_keys, mixed, DType::f32);
   }
 }
 
 template <typename T>
-void attend(const QueryBlock& block, const Heads& heads, const AttentionShape& shape, Tensor& out) {
+void attend(const QueryBlock& block, const AttentionShape& shape, Tensor& out) {
   const std::int64_t group = shape.group();
   const std::int64_t head_dim = shape.head_dim;
-  const std::int64_t base = block.key_head * heads.padded_tokens() + block.padded_begin;
   const std::int64_t rows = block.rows;
   const std::int64_t n_keys = block.n_keys;
   auto* scores = reinterpret_cast<float*>(
@@ -150,7 +148,8 @@ void attend(const QueryBlock& block, const Heads& heads, const AttentionShape& s
   auto* mixed =
       reinterpret_cast<float*>(thread_scratch(Scratch::out, static_cast<std::size_t>(rows * head_dim) * sizeof(float)));
 
-  score<T>(block, heads, base, head_dim, scores);
+  const std::int64_t before = block.begin - block.head.begin;  // queries of the window
+  score<T>(block, reinterpret_cast<const T*>(block.head.queries) + before * group * head_dim, head_dim, scores);
   const std::int64_t used = (block.end - block.begin) * group;
   std::vector<float> sums(static_cast<std::size_t>(used));
   const float scale = shape.scale > 0 ? shape.scale : 1.0F / std::sqrt(static_cast<float>(head_dim));
@@ -169,31 +168,64 @@ void attend(const QueryBlock& block, const Heads& heads, const AttentionShape& s
         probabilities + r * n_keys);
   }
   std::fill(probabilities + used * n_keys, probabilities + rows * n_keys, T{});
-  mix<T>(block, heads, base, head_dim, probabilities, mixed);
+  mix<T>(block, head_dim, probabilities, mixed);
   for (std::int64_t r = 0; r < used; ++r) {
-    T* to = out.row<T>(block.window_begin + block.begin + r / group).data();
+    T* to = out.row<T>(block.head.first_token + before + r / group).data();
     row_loops<T>().multiply(mixed + r * head_dim, 1.0F / sums[static_cast<std::size_t>(r)],
-                            to + (block.key_head * group + r % group) * head_dim, head_dim);
+                            to + (block.head.key_head * group + r % group) * head_dim, head_dim);
   }
 }
 
+void attend_all(std::span<const QueryBlock> blocks, const AttentionShape& shape, Tensor& out) {
+#pragma omp parallel for schedule(dynamic)
+  for (const QueryBlock& block : blocks) {
+    if (out.dtype() == DType::bf16) {
+      attend<Bf16>(block, shape, out);
+    } else {
+      attend<float>(block, shape, out);
+    }
+  }
+}
+
+/// Where a token's rows go, counted from a key head's first row.
+struct TokenPlace {
+  std::int64_t position = 0;  // in the sequence
+  std::int64_t query_row = 0;
+  std::int64_t key_row = 0;
+};
+
 template <typename T>
-void split_token(std::span<const float> qkv, const AttentionShape& shape, const RopeTable& rope, std::int64_t position,
-                 std::int64_t row, Heads& heads) {
+void split_token(std::span<const float> qkv, const AttentionShape& shape, const RopeTable& rope,
+                 const TokenPlace& place, Tensor& q, Tensor& k, Tensor& v) {
   const std::int64_t head_dim = shape.head_dim;
   const std::int64_t half = head_dim / 2;
-  const float* cosines = rope.cosines(position).data();
-  const float* sines = rope.sines(position).data();
+  const std::int64_t query_stride = q.rows() / shape.n_kv_heads;
+  const std::int64_t key_stride = k.rows() / shape.n_kv_heads;
+  const float* cosines = rope.cosines(place.position).data();
+  const float* sines = rope.sines(place.position).data();
   const float* from = qkv.data();
   for (int h = 0; h < shape.n_heads; ++h, from += head_dim) {
-    const std::int64_t to = h / shape.group() * heads.padded_tokens() + row;
-    row_loops<T>().rotate(from, cosines, sines, heads.q.row<T>(to).data() + h % shape.group() * head_dim, half);
+    const std::int64_t to = h / shape.group() * query_stride + place.query_row;
+    row_loops<T>().rotate(from, cosines, sines, q.row<T>(to).data() + h % shape.group() * head_dim, half);
   }
   for (int h = 0; h < shape.n_kv_heads; ++h, from += head_dim) {
-    row_loops<T>().rotate(from, cosines, sines, heads.k.row<T>(h * heads.padded_tokens() + row).data(), half);
+    row_loops<T>().rotate(from, cosines, sines, k.row<T>(h * key_stride + place.key_row).data(), half);
   }
   for (int h = 0; h < shape.n_kv_heads; ++h, from += head_dim) {
-    row_loops<T>().narrow(from, heads.v.row<T>(h * heads.padded_tokens() + row).data(), head_dim);
+    row_loops<T>().narrow(from, v.row<T>(h * key_stride + place.key_row).data(), head_dim);
+  }
+}
+
+void split_tokens(TensorView qkv, const AttentionShape& shape, const RopeTable& rope,
+                  std::span<const TokenPlace> places, Tensor& q, Tensor& k, Tensor& v) {
+#pragma omp parallel for
+  for (std::int64_t t = 0; t < qkv.rows(); ++t) {
+    const TokenPlace& place = places[static_cast<std::size_t>(t)];
+    if (q.dtype() == DType::bf16) {
+      split_token<Bf16>(qkv.row<float>(t), shape, rope, place, q, k, v);
+    } else {
+      split_token<float>(qkv.row<float>(t), shape, rope, place, q, k, v);
+    }
   }
 }
 
@@ -249,14 +281,13 @@ Heads split_heads(TensorView qkv, std::span<const std::int32_t> window_offsets, 
   assert(qkv.cols() == shape.qkv_columns());
   Heads heads;
   heads.padded_offsets = {0};
-  std::vector<std::int64_t> position(static_cast<std::size_t>(qkv.rows()));
-  std::vector<std::int64_t> padded_row(static_cast<std::size_t>(qkv.rows()));
+  std::vector<TokenPlace> places(static_cast<std::size_t>(qkv.rows()));
   for (std::size_t w = 0; w + 1 < window_offsets.size(); ++w) {
     const std::int64_t length = window_offsets[w + 1] - window_offsets[w];
     rope.grow(length);
     for (std::int64_t i = 0; i < length; ++i) {
-      position[static_cast<std::size_t>(window_offsets[w] + i)] = i;
-      padded_row[static_cast<std::size_t>(window_offsets[w] + i)] = heads.padded_tokens() + i;
+      const std::int64_t row = heads.padded_tokens() + i;
+      places[static_cast<std::size_t>(window_offsets[w] + i)] = {i, row, row};
     }
     heads.padded_offsets.push_back(heads.padded_tokens() + round_up(length, kTileRows));
   }
@@ -272,30 +303,68 @@ Heads split_heads(TensorView qkv, std::span<const std::int32_t> window_offsets, 
       }
     }
   }
-#pragma omp parallel for
-  for (std::int64_t t = 0; t < qkv.rows(); ++t) {
-    const auto i = static_cast<std::size_t>(t);
-    if (out == DType::bf16) {
-      split_token<Bf16>(qkv.row<float>(t), shape, rope, position[i], padded_row[i], heads);
-    } else {
-      split_token<float>(qkv.row<float>(t), shape, rope, position[i], padded_row[i], heads);
-    }
-  }
+  split_tokens(qkv, shape, rope, places, heads.q, heads.k, heads.v);
   if (out == DType::bf16 && has_amx() && shape.head_dim % kPackedStep == 0) pack_keys_and_values(heads, shape);
   return heads;
 }
 
 Tensor attention(const Heads& heads, std::span<const std::int32_t> window_offsets, const AttentionShape& shape) {
   Tensor out(heads.q.dtype(), window_offsets.back(), static_cast<std::int64_t>(shape.n_heads) * shape.head_dim);
-  const std::vector<QueryBlock> blocks = plan_blocks(heads, window_offsets, shape);
-#pragma omp parallel for schedule(dynamic)
-  for (const QueryBlock& block : blocks) {
-    if (out.dtype() == DType::bf16) {
-      attend<Bf16>(block, heads, shape, out);
-    } else {
-      attend<float>(block, heads, shape, out);
+  BlockPlanner planner(shape, heads.q.dtype(), heads.packed);
+  for (std::size_t w = 0; w + 1 < window_offsets.size(); ++w) {
+    for (int head = 0; head < shape.n_kv_heads; ++head) {
+      const std::int64_t row = head * heads.padded_tokens() + heads.padded_offsets[w];
+      planner.add({.first_token = window_offsets[w],
+                   .key_head = head,
+                   .begin = 0,
+                   .end = window_offsets[w + 1] - window_offsets[w],
+                   .queries = heads.q.bytes() + row * heads.q.row_bytes(),
+                   .keys = heads.k.bytes() + row * heads.k.row_bytes(),
+                   .values = heads.v.bytes() + row * heads.v.row_bytes(),
+                   .room = heads.padded_offsets[w + 1] - heads.padded_offsets[w]});
     }
   }
+  attend_all(planner.blocks(), shape, out);
+  return out;
+}
+
+Tensor continue_attention(TensorView qkv, const ContinuedWindows& windows, const AttentionShape& shape, RopeTable& rope,
+                          DType type, const CachedKeys& cache) {
+  assert(qkv.cols() == shape.qkv_columns());
+  const std::size_t n_windows = windows.sequence.size();
+  std::vector<TokenPlace> places(static_cast<std::size_t>(qkv.rows()));
+  std::vector<std::int64_t> query_rows = {0};  // [w + 1], each window's filled up
+  for (std::size_t w = 0; w < n_windows; ++w) {
+    const std::int64_t room = cache.offsets[static_cast<std::size_t>(windows.sequence[w])];
+    const std::int64_t length = windows.offsets[w + 1] - windows.offsets[w];
+    rope.grow(windows.start[w] + length);
+    for (std::int64_t i = 0; i < length; ++i) {
+      const std::int64_t position = windows.start[w] + i;
+      places[static_cast<std::size_t>(windows.offsets[w] + i)] = {position, query_rows.back() + i, room + position};
+    }
+    query_rows.push_back(query_rows.back() + round_up(length, kQueryStep));
+  }
+  Tensor q(type, shape.n_kv_heads * query_rows.back(), static_cast<std::int64_t>(shape.group()) * shape.head_dim);
+  zero_rows(q, 0, q.rows());
+  split_tokens(qkv, shape, rope, places, q, *cache.k, *cache.v);
+
+  Tensor out(type, qkv.rows(), static_cast<std::int64_t>(shape.n_heads) * shape.head_dim);
+  BlockPlanner planner(shape, type, false);
+  for (std::size_t w = 0; w < n_windows; ++w) {
+    const auto sequence = static_cast<std::size_t>(windows.sequence[w]);
+    for (int head = 0; head < shape.n_kv_heads; ++head) {
+      const std::int64_t row = head * cache.offsets.back() + cache.offsets[sequence];
+      planner.add({.first_token = windows.offsets[w],
+                   .key_head = head,
+                   .begin = windows.start[w],
+                   .end = windows.start[w] + windows.offsets[w + 1] - windows.offsets[w],
+                   .queries = q.bytes() + (head * query_rows.back() + query_rows[w]) * q.row_bytes(),
+                   .keys = cache.k->bytes() + row * cache.k->row_bytes(),
+                   .values = cache.v->bytes() + row * cache.v->row_bytes(),
+                   .room = cache.offsets[sequence + 1] - cache.offsets[sequence]});
+    }
+  }
+  attend_all(planner.blocks(), shape, out);
   return out;
 }
 

@@ -59,4 +59,25 @@ Heads split_heads(TensorView qkv, std::span<const std::int32_t> window_offsets, 
 /// is f32. A window's result depends on that window alone.
 Tensor attention(const Heads& heads, std::span<const std::int32_t> window_offsets, const AttentionShape& shape);
 
+/// Keys and values of one layer of several sequences, each with room of its own, a multiple of kTileRows tokens that
+/// are zeros until they are known.
+struct CachedKeys {
+  std::span<const std::int64_t> offsets;  // [sequences + 1]
+  Tensor* k;                              // [n_kv_heads * offsets.back(), head_dim], rotated
+  Tensor* v;                              // the same
+};
+
+/// Windows that continue sequences of a cache.
+struct ContinuedWindows {
+  std::span<const std::int32_t> offsets;   // [w + 1] into the batch
+  std::span<const std::int32_t> sequence;  // [w] of the cache, each once
+  std::span<const std::int32_t> start;     // [w] position in the sequence of the window's first token
+};
+
+/// Attention of windows that continue sequences: adds their keys and values to the cache, and lets each query see all
+/// keys of its sequence up to its own. qkv as for split_heads -> as attention. In f32 a row's bits are those of
+/// attention over the whole sequence: each is made of the same products, summed in the same order.
+Tensor continue_attention(TensorView qkv, const ContinuedWindows& windows, const AttentionShape& shape, RopeTable& rope,
+                          DType type, const CachedKeys& cache);
+
 }  // namespace switchyard

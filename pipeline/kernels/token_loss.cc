@@ -71,7 +71,9 @@ TokenLosses token_loss(TensorView h, const PackedWeights& head, std::span<const 
     }
     for (std::int64_t t = begin; t < end; ++t) {
       const Running& token = running[static_cast<std::size_t>(t - begin)];
-      out.loss[static_cast<std::size_t>(t)] = token.largest + std::log(token.sum) - token.target;
+      const bool own = targets[static_cast<std::size_t>(t)] == kPredictedTarget;
+      out.loss[static_cast<std::size_t>(t)] =
+          token.largest + std::log(token.sum) - (own ? token.largest : token.target);
       out.predicted[static_cast<std::size_t>(t)] = token.predicted;
     }
   }

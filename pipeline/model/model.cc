@@ -94,6 +94,19 @@ void check_batch(const Batch& batch, const ModelConfig& config) {
   }
 }
 
+void check_continued(const Batch& batch, const KvCache& cache) {
+  const std::size_t n_windows = batch.window_offsets.size() - 1;
+  if (batch.sequence.size() != n_windows || batch.start.size() != n_windows)
+    throw Error("a batch does not say which sequences its " + std::to_string(n_windows) + " windows continue");
+  for (std::size_t w = 0; w < n_windows; ++w) {
+    const std::int64_t end = batch.start[w] + batch.window_offsets[w + 1] - batch.window_offsets[w];
+    const auto sequence = static_cast<std::size_t>(batch.sequence[w]);
+    if (sequence >= cache.n_sequences() || batch.start[w] < 0 || end > cache.most_tokens(sequence))
+      throw Error("token " + std::to_string(end) + " of sequence " + std::to_string(batch.sequence[w]) +
+                  " does not fit the cache");
+  }
+}
+
 }  // namespace
 
 struct Model::State {
@@ -107,7 +120,8 @@ struct Model::State {
   RopeTable rope;
   Stopwatch stopwatch;
 
-  void add_attention(Tensor& x, const Layer& layer, std::span<const std::int32_t> window_offsets);
+  void add_attention(Tensor& x, const Layer& layer, const Batch& batch, KvCache* cache);
+  Tensor attend(TensorView qkv, const Layer& layer, const Batch& batch, KvCache* cache);
   void add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer);
   void add_dense(Tensor& x, const Layer& layer);
 };
@@ -150,11 +164,12 @@ Tensor Model::embed(const Batch& batch) {
   return switchyard::embed(state_->weights.embedding, batch.tokens, state_->config.embedding_scale);
 }
 
-void Model::run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer) {
+void Model::run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer, KvCache* cache) {
   State& s = *state_;
+  if (cache != nullptr) check_continued(batch, *cache);
   for (int index = first; index < last; ++index) {
     const Layer& layer = s.weights.layers[static_cast<std::size_t>(index)];
-    s.add_attention(x, layer, batch.window_offsets);
+    s.add_attention(x, layer, batch, cache);
     if (layer.router) {
       s.add_experts(x, layer, observer);
     } else {
@@ -173,14 +188,21 @@ TokenLosses Model::head(TensorView x, const Batch& batch) {
   return losses;
 }
 
-void Model::State::add_attention(Tensor& x, const Layer& layer, std::span<const std::int32_t> window_offsets) {
-  const Tensor h = rms_norm(x, layer.attention_norm, config.norm_epsilon, type);      // [n, d_model]
-  const Tensor qkv = matmul(h, layer.qkv);                                            // [n, qkv columns] f32
-  const Heads heads = split_heads(qkv, window_offsets, attention_shape, rope, type);  // rotated
+void Model::State::add_attention(Tensor& x, const Layer& layer, const Batch& batch, KvCache* cache) {
+  const Tensor h = rms_norm(x, layer.attention_norm, config.norm_epsilon, type);  // [n, d_model]
+  const Tensor qkv = matmul(h, layer.qkv);                                        // [n, qkv columns] f32
   Branch branch(x, layer.attention_post_norm);
-  add_matmul(branch.sum(), switchyard::attention(heads, window_offsets, attention_shape), layer.output);
+  add_matmul(branch.sum(), attend(qkv, layer, batch, cache), layer.output);
   branch.join(config.norm_epsilon);
   stopwatch.lap(Phase::attention);
+}
+
+Tensor Model::State::attend(TensorView qkv, const Layer& layer, const Batch& batch, KvCache* cache) {
+  if (cache != nullptr)
+    return continue_attention(qkv, {batch.window_offsets, batch.sequence, batch.start}, attention_shape, rope, type,
+                              cache->layer(layer.index));
+  const Heads heads = split_heads(qkv, batch.window_offsets, attention_shape, rope, type);  // rotated
+  return attention(heads, batch.window_offsets, attention_shape);
 }
 
 // x += shared(h) + sum over k of weight * expert(h), the experts spread over ranks. Collective.
@@ -227,6 +249,10 @@ void Model::State::add_dense(Tensor& x, const Layer& layer) {
   add_gated_ffn(branch.sum(), h, layer.ffns.front());
   branch.join(config.norm_epsilon);
   stopwatch.lap(Phase::experts);
+}
+
+KvCache Model::make_cache(std::span<const std::int64_t> most_tokens) const {
+  return {state_->config, most_tokens, state_->type};
 }
 
 std::span<const GatedFfn> Model::local_experts(int moe_layer) const {

@@ -11,6 +11,7 @@
 #include "parallel/expert_transport.h"
 #include "pipeline/kernels/gated_ffn.h"
 #include "pipeline/model/batch.h"
+#include "pipeline/model/kv_cache.h"
 #include "pipeline/model/model_config.h"
 #include "pipeline/model/routing.h"
 
@@ -49,9 +50,14 @@ class Model {
   /// The batch's embeddings, [n, d_model] f32: what enters layer 0. Throws Error when the batch is malformed.
   Tensor embed(const Batch& batch);
   /// Collective. x [n, d_model] f32, what enters layer `first`, becomes what leaves layer `last` - 1; decoder layers.
-  void run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer);
+  /// With a cache, windows continue its sequences: they see what passed these layers before, and are added to it.
+  /// Throws Error when a window does not fit its sequence.
+  void run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer,
+                  KvCache* cache = nullptr);
   /// Loss and arg-max of what left the last layer.
   TokenLosses head(TensorView x, const Batch& batch);
+  /// A cache for sequences of at most so many tokens.
+  KvCache make_cache(std::span<const std::int64_t> most_tokens) const;
   /// The experts of a MoE layer that this rank holds, ascending.
   std::span<const GatedFfn> local_experts(int moe_layer) const;
 

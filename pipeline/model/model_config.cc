@@ -60,6 +60,18 @@ class ConfigReader {
     return find(key).get<bool>();
   }
 
+  /// One token id or a list of them, those of the vocabulary; none where there is no key.
+  std::vector<std::uint32_t> token_ids(std::string_view key, int vocabulary) const {
+    std::vector<std::uint32_t> ids;
+    if (!has(key)) return ids;
+    const nlohmann::json& value = find(key);
+    for (const nlohmann::json& id : value.is_array() ? value : nlohmann::json::array({value})) {
+      if (!id.is_number_integer()) fail(key, "is " + value.dump() + ", not a token id or a list of them");
+      if (id.get<std::int64_t>() >= 0 && id.get<std::int64_t>() < vocabulary) ids.push_back(id.get<std::uint32_t>());
+    }
+    return ids;
+  }
+
   std::string text(std::string_view key) const {
     if (!find(key).is_string()) fail(key, "is not a string");
     return find(key).get<std::string>();
@@ -153,6 +165,7 @@ ModelConfig ModelConfig::parse(std::string_view config_text, const std::string& 
   config.logit_scale = reader.positive_or(family.logit_scale_key, 1);
   config.attention_scale = reader.positive_or(family.attention_scale_key, 0);
   config.attention_softcap = reader.positive_or(family.attention_softcap_key, 0);
+  config.end_tokens = reader.token_ids("eos_token_id", config.vocabulary);
   config.activation = family.activation;
   for (const OnlyValue& only : family.only) reader.allow_only(only);
   return config;

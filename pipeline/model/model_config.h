@@ -38,6 +38,7 @@ struct ModelConfig {
   float attention_scale = 0;    // of attention scores; 0: 1 / sqrt(head_dim)
   float attention_softcap = 0;  // of scaled attention scores s: cap * tanh(s / cap); 0: none
   Activation activation = Activation::silu;
+  std::vector<std::uint32_t> end_tokens;  // eos_token_id: any of them ends an answer
 
   /// From the text of config.json. Throws Error naming the key that is missing or out of range, or the unknown family
   /// with the known ones.

@@ -73,19 +73,6 @@ class Failure(support.TestCase):
         while len(self.manifest(out)) < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
 
-    def kill_ranks(self, out):
-        """Ends every process of ours whose command line names this OUT."""
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-                if str(out).encode() in words:
-                    os.kill(int(entry), signal.SIGKILL)
-            except OSError:
-                pass
-
     def test_stop_signal_commits_and_asks_to_be_requeued(self):
         corpus = self.write_text_corpus(documents=200)
         reference, out = self.folder / "reference", self.folder / "stopped"

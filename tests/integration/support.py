@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -63,6 +64,19 @@ class TestCase(unittest.TestCase):
         done = run(*words, ranks=ranks, timeout=timeout, env=env)
         self.assertEqual(done.returncode, 0, f"{' '.join(map(str, words))}\n{done.stdout}\n{done.stderr}")
         return done
+
+    def kill_ranks(self, out):
+        """Ends every process of ours whose command line names this OUT."""
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+                if str(out).encode() in words:
+                    os.kill(int(entry), signal.SIGKILL)
+            except OSError:
+                pass
 
     def assert_same_rows(self, first, second):
         a, b = rows(first), rows(second)

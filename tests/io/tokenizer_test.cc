@@ -46,6 +46,20 @@ TEST(Tokenizer, GivesTheGoldenIds) {
   EXPECT_GT(compared, 100U);
 }
 
+TEST(Tokenizer, DecodesWhatItEncodes) {
+  std::size_t decoded = 0;
+  for (const std::string text : {"Hello, world", "two  spaces\nand a line", "na\u00efve \u4e16\u754c \U0001f600", ""}) {
+    Ids ids = mixtral().encode(text);
+    ids.insert(ids.begin(), static_cast<std::uint32_t>(mixtral().bos_id()));
+    ids.push_back(static_cast<std::uint32_t>(mixtral().eos_id()));
+    EXPECT_EQ(mixtral().decode(ids), text);
+    decoded += ids.size();
+  }
+  EXPECT_GT(decoded, 20U);
+  EXPECT_EQ(mixtral().eos_id(), 2);
+  EXPECT_EQ(mixtral().decode(Ids{32000}), "");
+}
+
 /// An I32 tensor of a safetensors file.
 std::vector<std::int32_t> read_tensor(const std::string& file, const std::string& name) {
   std::uint64_t header_size = 0;

@@ -24,6 +24,10 @@ TEST(Batching, SharesAreRunsAboutEqualInTokens) {
   EXPECT_EQ(window_shares(windows_of({97, 1, 1, 1}), 2), (std::vector<std::size_t>{0, 1, 4}));
 }
 
+TEST(Batching, SharesCountAnswers) {
+  EXPECT_EQ(window_shares(windows_of({1, 1, 1, 97}), 2, 1000), (std::vector<std::size_t>{0, 2, 4}));
+}
+
 TEST(Batching, MoreRanksThanWindows) {
   const auto shares = window_shares(windows_of({5}), 4);
   ASSERT_EQ(shares.size(), 5U);
@@ -40,6 +44,8 @@ TEST(Batching, BatchesAreFilledInOrder) {
   EXPECT_EQ(pack_batches(windows, 0, 5, 100), (Pairs{{0, 5}}));
   EXPECT_EQ(pack_batches(windows, 1, 4, 11), (Pairs{{1, 3}, {3, 4}}));
   EXPECT_TRUE(pack_batches(windows, 2, 2, 8).empty());
+  EXPECT_EQ(pack_batches(windows, 0, 5, 100, 2), (Pairs{{0, 2}, {2, 4}, {4, 5}}));
+  EXPECT_EQ(pack_batches(windows, 0, 5, 8, 1), (Pairs{{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 5}}));
 }
 
 TEST(Batching, TargetsFollowTheDocument) {

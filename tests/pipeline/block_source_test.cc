@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -113,6 +114,38 @@ TEST_F(BlockSourceTest, EveryTokenOnceInCorpusOrder) {
   for (std::size_t d = 0; d < kLengths.size(); ++d) EXPECT_EQ(lengths[d], kLengths[d]);
   EXPECT_TRUE(blocks.back().last_of_corpus);
   EXPECT_EQ(blocks.back().after.corpus, 2U);
+}
+
+TEST_F(BlockSourceTest, WithAnswersADocumentIsOneWindow) {
+  BlockOptions wanted = options();
+  wanted.context = 60;
+  wanted.answer_tokens = 20;
+  const std::vector<Block> blocks = read_all({"a", "b"}, wanted);
+  EXPECT_GT(blocks.size(), 4U);  // of 199 tokens and 9 answers of 20, then the one of corpus b
+  std::vector<std::uint64_t> windows;
+  std::uint64_t row = 0;
+  for (const Block& block : blocks) {
+    for (const DocumentRow& document : block.documents) {
+      const std::size_t d = windows.size();
+      const std::size_t length = d == 9 ? 33 : kLengths[d];
+      EXPECT_EQ(document.n_tokens, std::min<std::size_t>(length, 40));
+      EXPECT_EQ(document.prompt_tokens, document.n_tokens);
+      EXPECT_EQ(document.truncated, length > 40);
+      EXPECT_EQ(document.first_token, row);
+      row += document.n_tokens;
+      windows.push_back(0);
+    }
+    for (const Window& window : block.windows) {
+      ASSERT_LT(window.document, windows.size());  // in the block where its document begins
+      ++windows[window.document];
+      EXPECT_EQ(block.tokens[window.first] % 1000, 0U);
+      EXPECT_EQ(window.next, -1);
+    }
+    EXPECT_EQ(std::accumulate(block.windows.begin(), block.windows.end(), std::size_t{0},
+                              [](std::size_t n, const Window& w) { return n + static_cast<std::size_t>(w.count); }),
+              block.tokens.size());
+  }
+  EXPECT_EQ(windows, (std::vector<std::uint64_t>{1, 0, 1, 1, 1, 1, 1, 1, 1, 1}));
 }
 
 TEST_F(BlockSourceTest, ContinuesBehindEveryBlock) {

@@ -537,6 +537,10 @@ TEST(TokenLoss, EqualsTheReferenceAndTiesGoToTheLowerId) {
         EXPECT_LT(got.predicted[i], static_cast<std::uint32_t>(vocabulary - 1));
         EXPECT_NEAR(row[got.predicted[i]], *std::max_element(row, row + vocabulary), 1e-4);
       }
+      // The arg-max as the target: as if it were known.
+      const std::vector<std::int64_t> known(got.predicted.begin(), got.predicted.end());
+      const std::vector<std::int64_t> own(static_cast<std::size_t>(n), kPredictedTarget);
+      EXPECT_EQ(token_loss(h, PackedWeights(w), own).loss, token_loss(h, PackedWeights(w), known).loss);
       // A row alone.
       const TokenLosses last = token_loss(h.rows(n - 1, n), PackedWeights(w), std::span(targets).last(1));
       EXPECT_EQ(std::memcmp(&last.loss[0], &got.loss.back(), sizeof(float)), 0);

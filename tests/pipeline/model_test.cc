@@ -431,6 +431,20 @@ TEST(ModelConfigTest, ScalesOfGrok) {
   EXPECT_THAT(error_of(read), HasSubstr("max_attn_value"));
 }
 
+TEST(ModelConfigTest, EndTokensAreOneOrSeveral) {
+  auto json = mixtral_json();
+  const auto end_tokens = [&](const nlohmann::json& value) {
+    json["eos_token_id"] = value;
+    return ModelConfig::parse(json.dump(), "config.json").end_tokens;
+  };
+  using Ids = std::vector<std::uint32_t>;
+  EXPECT_EQ(end_tokens(2), (Ids{2}));
+  EXPECT_EQ(end_tokens({2, 7}), (Ids{2, 7}));
+  EXPECT_EQ(end_tokens({-1, 7, 151645}), (Ids{7}));  // the others are not in the vocabulary
+  EXPECT_EQ(end_tokens(nullptr), Ids());
+  EXPECT_THROW(end_tokens("</s>"), Error);
+}
+
 TEST(ModelConfigTest, WhatIsWrongIsNamed) {
   const auto error_with = [](const std::string& key, const nlohmann::json& value) {
     nlohmann::json json = mixtral_json();
