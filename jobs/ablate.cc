@@ -140,6 +140,7 @@ AblationPlan make_plan(const OptionParser& parser, const ModelConfig& config) {
   AblationPlan plan{.mode = parse_ablation_mode(parser.get<std::string>("mode")),
                     .layers = chosen_layers(parser, config),
                     .experts = chosen_experts(parser, config)};
+  require_runner_up(plan.mode, config);
   if (plan.mode != AblationMode::flip) return plan;
   if (parser.given("experts"))
     throw UsageError("a flip changes tokens, not experts", "--experts", "leave it out, or use --mode zero or drop");

@@ -135,11 +135,15 @@ std::string_view to_string(AblationMode mode) {
   return "flip";
 }
 
-AblationSweep::AblationSweep(Model& model, AblationPlan plan) : model_(model), plan_(std::move(plan)) {
-  if (plan_.mode != AblationMode::zero && config().n_experts <= config().top_k)
-    throw UsageError("every token goes to all " + std::to_string(config().n_experts) +
+void require_runner_up(AblationMode mode, const ModelConfig& config) {
+  if (mode != AblationMode::zero && config.n_experts <= config.top_k)
+    throw UsageError("every token goes to all " + std::to_string(config.n_experts) +
                          " experts of a layer: there is no other expert to take a place",
-                     "--mode " + std::string(to_string(plan_.mode)), "use --mode zero");
+                     "--mode " + std::string(to_string(mode)), "use --mode zero");
+}
+
+AblationSweep::AblationSweep(Model& model, AblationPlan plan) : model_(model), plan_(std::move(plan)) {
+  require_runner_up(plan_.mode, config());
 }
 
 bool AblationSweep::step(const Batch& batch, WindowSums& sums, const std::function<bool()>& on_variant) {

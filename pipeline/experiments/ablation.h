@@ -27,6 +27,9 @@ struct AblationPlan {
   std::size_t variants() const { return mode == AblationMode::flip ? 1 : experts.size(); }
 };
 
+/// Throws UsageError when the mode needs a runner-up and the model sends every token to all experts of a layer.
+void require_runner_up(AblationMode mode, const ModelConfig& config);
+
 // What is known of windows, in order. Sums of a window are made token by token on one rank, so that they are the same
 // bits for any spread of windows over ranks and batches.
 
@@ -59,7 +62,7 @@ struct WindowSums {
 /// once for all: a layer l of L costs variants x (L - l) / L forward passes, all together one more.
 class AblationSweep {
  public:
-  /// Throws UsageError when the mode needs a runner-up and every expert of a layer is chosen. `model` outlives this.
+  /// Throws as require_runner_up. `model` outlives this.
   AblationSweep(Model& model, AblationPlan plan);
 
   /// Collective. Adds the batch's windows to `sums`. on_variant is called after each change on each layer and says, the
