@@ -89,7 +89,7 @@ AblationOutcome ablate_blocks(BlockSource& source, AblationSweep& sweep, Ablatio
     const auto on_share = [&](double share) {
       const auto done = static_cast<std::uint64_t>(share * static_cast<double>(block->tokens.size()));
       on_progress({block->corpus, block->corpus_first_token + done,
-                   block->after.corpus == block->corpus ? block->after.chunk : CorpusCursor{}, before + done,
+                   block->last_of_corpus ? std::nullopt : std::optional(block->after.chunk), before + done,
                    std::numeric_limits<double>::quiet_NaN()});
     };
     const std::optional<WindowSums> mine = ablate_block(*block, sweep, options.batch_tokens, on_share, comm);
