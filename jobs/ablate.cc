@@ -198,7 +198,9 @@ BlockOptions AblateJob::block_options() const {
 
 json AblateJob::identity() const {
   json identity = in_.identity(block_options());
-  identity["ablation"] = {{"mode", to_string(plan_.mode)}, {"layers", plan_.layers}, {"experts", plan_.experts}};
+  std::vector<int> layers;
+  for (const int layer : plan_.layers) layers.push_back(in_.config.moe_layers[static_cast<std::size_t>(layer)]);
+  identity["ablation"] = {{"mode", to_string(plan_.mode)}, {"layers", layers}, {"experts", plan_.experts}};
   return identity;
 }
 
