@@ -11,6 +11,7 @@ using Arguments = std::vector<std::string>;
 // The subcommands: parse options, wire objects, run. Each returns the process' exit code; errors are thrown. All are
 // collective over the processes of an mpirun.
 int run_route(const Arguments& arguments);
+int run_ablate(const Arguments& arguments);
 int run_import(const Arguments& arguments);
 int run_reduce(const Arguments& arguments);
 int run_compare(const Arguments& arguments);

@@ -150,7 +150,8 @@ int run_compare(const Arguments& arguments) {
                         {"/dataset_information", "what an expert says of the dataset"},
                         {"/saturation", "how far two runs choose the same experts for the same tokens"}},
                        tables);
-  if (parser.has("csv")) write_csv_tables(parser.get<std::string>("csv"), tables, names);
+  if (parser.has("csv"))
+    write_csv_tables(parser.get<std::string>("csv"), tables, {{"dataset", names}, {"dataset2", names}});
   if (show) {
     print_pairs(datasets, pairs, options);
     print_saturation(saturation, options);

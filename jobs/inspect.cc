@@ -14,6 +14,7 @@
 #include "jobs/options.h"
 #include "parallel/communicator.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/experiment.h"
 #include "pipeline/route_loop.h"
 
 namespace switchyard {
@@ -53,15 +54,22 @@ std::string text_of(const nlohmann::json& value) { return value.is_string() ? va
 int inspect_run(const std::filesystem::path& run) {
   const nlohmann::json description = nlohmann::json::parse(read_run_json(run));
   const nlohmann::json& identity = description.at("identity");
-  std::cout << "run of " << identity.at("model").at("name").get<std::string>() << " ("
-            << identity.at("model").at("family").get<std::string>() << "), record "
-            << identity.at("record").get<std::string>();
+  const bool is_ablation = identity.contains("ablation");
+  std::cout << (is_ablation ? "ablation of " : "run of ") << identity.at("model").at("name").get<std::string>() << " ("
+            << identity.at("model").at("family").get<std::string>() << "), "
+            << (is_ablation ? "mode " + identity.at("ablation").at("mode").get<std::string>()
+                            : "record " + identity.at("record").get<std::string>());
   for (const char* option : {"precision", "context"})
     if (identity.contains(option)) std::cout << ", " << option << " " << text_of(identity.at(option));
   std::cout << "\n";
   for (const nlohmann::json& corpus : identity.at("corpora"))
     std::cout << "corpus " << corpus.at("name").get<std::string>() << ": " << corpus.at("files") << " files, "
               << as_bytes_text(corpus.at("bytes").get<double>()) << "\n";
+  if (is_ablation) {
+    const bool complete = std::filesystem::exists(run / "ablation.h5");
+    std::cout << "the ablation is " << (complete ? "complete" : "not complete: repeat its command to continue") << "\n";
+    return 0;
+  }
   const int faults = inspect_segments(run);
   const std::vector<SegmentEntry> segments = read_manifest(run);
   const bool complete =
@@ -73,6 +81,12 @@ int inspect_run(const std::filesystem::path& run) {
 }
 
 int inspect_file(const std::filesystem::path& path) {
+  if (const std::string kind = experiment_kind(path); !kind.empty()) {
+    const Experiment experiment = read_experiment(path);
+    std::cout << path.string() << ": what the experiment " << kind << " found of " << experiment.model.name << "\n";
+    for (const Table& table : experiment.tables) print_table(table);
+    return 0;
+  }
   try {
     const RoutingReader reader(path);
     const ModelFacts& model = reader.model();
@@ -98,7 +112,8 @@ int inspect_file(const std::filesystem::path& path) {
 
 int run_inspect(const Arguments& arguments) {
   OptionParser parser("inspect", "inspect RUN|FILE",
-                      "Prints what a run's folder, a segment, routing.h5 or stats.h5 holds. Of a run, checks every "
+                      "Prints what a run's folder, a segment, routing.h5, stats.h5 or the file of an experiment holds. "
+                      "Of a run, checks every "
                       "committed segment's size and checksum and names\n"
                       "what is missing; exit code 1 when something is.",
                       "Examples:\n  switchyard inspect run\n  switchyard inspect run/segments/segment-000000.h5\n");

@@ -18,6 +18,7 @@ struct Subcommand {
 
 constexpr std::array<Subcommand, 10> kSubcommands = {{
     {"route", switchyard::run_route, "run a model over corpora and record where every token is sent"},
+    {"ablate", switchyard::run_ablate, "take experts away one at a time and measure what the model loses"},
     {"import", switchyard::run_import, "make a run of the routing that a serving engine returned"},
     {"reduce", switchyard::run_reduce, "turn the records of runs into statistics, stats.h5"},
     {"compare", switchyard::run_compare, "say how datasets differ, with intervals and p-values"},

@@ -44,8 +44,8 @@ ProgressBar::ProgressBar(std::vector<CorpusExtent> corpora, bool quiet)
 double ProgressBar::fraction(const RouteProgress& progress) const {
   const CorpusExtent& corpus = corpora_[progress.corpus];
   double here = 1;
-  const CorpusCursor& cursor = progress.cursor;
-  if (cursor.file < corpus.file_bytes.size() && !(cursor == CorpusCursor{})) {
+  if (progress.cursor && progress.cursor->file < corpus.file_bytes.size()) {
+    const CorpusCursor& cursor = *progress.cursor;
     std::uint64_t all = 0;
     std::uint64_t done = 0;
     for (std::size_t f = 0; f < corpus.file_bytes.size(); ++f) {

@@ -36,7 +36,7 @@ void write_text(std::ostream& out, const std::string& text) {
 void write_number(std::ostream& out, const std::string& text) { write_text(out, text); }
 
 /// tidy: a row for each cell, its place in every dimension, then its value.
-void write_table(std::ostream& out, const Table& table, const std::vector<std::string>& dataset_names) {
+void write_table(std::ostream& out, const Table& table, const std::map<std::string, std::vector<std::string>>& names) {
   for (const std::string& dimension : table.dimensions) out << dimension << ",";
   out << table.path.substr(table.path.rfind('/') + 1) << "\n";
   std::vector<std::uint64_t> at(table.shape.size(), 0);
@@ -44,9 +44,9 @@ void write_table(std::ostream& out, const Table& table, const std::vector<std::s
       [&](const auto& values) {
         for (const auto& value : values) {
           for (std::size_t d = 0; d < at.size(); ++d) {
-            const bool is_dataset = table.dimensions[d] == "dataset" || table.dimensions[d] == "dataset2";
-            if (is_dataset && at[d] < dataset_names.size())
-              write_text(out, dataset_names[at[d]]);
+            const auto named = names.find(table.dimensions[d]);
+            if (named != names.end() && at[d] < named->second.size())
+              write_text(out, named->second[at[d]]);
             else
               out << at[d];
             out << ",";
@@ -74,14 +74,14 @@ void write_stats_tables(const std::filesystem::path& path, std::map<std::string,
 }
 
 void write_csv_tables(const std::filesystem::path& folder, const std::vector<Table>& tables,
-                      const std::vector<std::string>& dataset_names) {
+                      const std::map<std::string, std::vector<std::string>>& names) {
   std::filesystem::create_directories(folder);
   for (const Table& table : tables) {
     std::string name = table.path.substr(1);
     std::replace(name.begin(), name.end(), '/', '_');
     const std::filesystem::path path = folder / (name + ".csv");
     std::ofstream out(path);
-    write_table(out, table, dataset_names);
+    write_table(out, table, names);
     out.close();
     if (!out) throw Error("cannot write", path.string(), "check that the folder is writable and the disk has room");
   }
@@ -95,7 +95,7 @@ void write_stats(const std::filesystem::path& path, const Statistics& reduced) {
 void write_csv(const std::filesystem::path& folder, const Statistics& reduced) {
   std::vector<std::string> names;
   for (const Dataset& dataset : reduced.datasets) names.push_back(dataset.name);
-  write_csv_tables(folder, statistics_tables(reduced), names);
+  write_csv_tables(folder, statistics_tables(reduced), {{"dataset", names}});
 }
 
 }  // namespace switchyard

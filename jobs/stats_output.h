@@ -15,10 +15,10 @@ namespace switchyard {
 void write_stats_tables(const std::filesystem::path& path, std::map<std::string, std::string> facts,
                         const std::vector<std::pair<std::string, std::string>>& groups,
                         const std::vector<Table>& tables);
-/// Writes every table as folder/GROUP_NAME.csv: tidy, one observation a row, the columns named as the dimensions,
-/// datasets by name.
+/// Writes every table as folder/GROUP_NAME.csv: tidy, one observation a row, the columns named as the dimensions.
+/// names: of a dimension's places, by dimension; places of others are numbers.
 void write_csv_tables(const std::filesystem::path& folder, const std::vector<Table>& tables,
-                      const std::vector<std::string>& dataset_names);
+                      const std::map<std::string, std::vector<std::string>>& names);
 
 /// Writes what a reduction gave as stats.h5.
 void write_stats(const std::filesystem::path& path, const Statistics& reduced);

@@ -226,7 +226,7 @@ void RouteLoop::commit() {
 void RouteLoop::report(const Block& block, double share_done, std::uint64_t generated) const {
   const auto done = static_cast<std::uint64_t>(share_done * static_cast<double>(block.tokens.size()));
   on_step_({block.corpus, block.corpus_first_token + done,
-            block.after.corpus == block.corpus ? block.after.chunk : CorpusCursor{},
+            block.last_of_corpus ? std::nullopt : std::optional(block.after.chunk),
             outcome.session_tokens + done + generated, recorder_.latest_imbalance()});
 }
 

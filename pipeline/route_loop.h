@@ -32,10 +32,10 @@ struct RouteOptions {
 /// Where the run is, as rank 0 sees it after a step.
 struct RouteProgress {
   std::uint64_t corpus = 0;
-  std::uint64_t corpus_tokens = 0;   // done of this corpus, earlier sessions included
-  CorpusCursor cursor;               // where the next chunk begins; zero when the corpus ends with this block
-  std::uint64_t session_tokens = 0;  // routed since this process began, by all ranks
-  double imbalance = 0;              // Recorder::latest_imbalance; NaN where no ranks routed
+  std::uint64_t corpus_tokens = 0;     // done of this corpus, earlier sessions included
+  std::optional<CorpusCursor> cursor;  // where the chunk begins that holds the next block; none: this was the last
+  std::uint64_t session_tokens = 0;    // routed since this process began, by all ranks
+  double imbalance = 0;                // Recorder::latest_imbalance; NaN where no ranks routed
 };
 
 struct RouteOutcome {

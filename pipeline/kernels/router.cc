@@ -20,6 +20,7 @@ struct Decision {
   std::span<float> probabilities;
   std::span<std::int32_t> ids;
   std::span<float> weights;
+  std::int32_t without;  // not to be chosen; -1: none
 };
 
 float softmax(Decision& token) {
@@ -36,6 +37,7 @@ float softmax(Decision& token) {
 float choose(Decision& token) {
   std::ranges::fill(token.ids, -1);
   for (std::int32_t e = 0; e < static_cast<std::int32_t>(token.probabilities.size()); ++e) {
+    if (e == token.without) continue;
     // Insert behind everything at least as probable: a tie stays with the lower id.
     std::int32_t moving = e;
     for (std::int32_t& id : token.ids) {
@@ -47,7 +49,7 @@ float choose(Decision& token) {
   }
   float next = -1;
   for (std::int32_t e = 0; e < static_cast<std::int32_t>(token.probabilities.size()); ++e) {
-    if (std::ranges::find(token.ids, e) == token.ids.end()) {
+    if (e != token.without && std::ranges::find(token.ids, e) == token.ids.end()) {
       next = std::max(next, token.probabilities[static_cast<std::size_t>(e)]);
     }
   }
@@ -56,10 +58,11 @@ float choose(Decision& token) {
 
 }  // namespace
 
-Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where) {
+Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where,
+                       std::span<const std::int32_t> without) {
   const std::int64_t n = logits.rows();
   const auto k = static_cast<std::size_t>(rule.top_k);
-  assert(rule.top_k <= logits.cols());
+  assert(rule.top_k + (without.empty() ? 0 : 1) <= logits.cols());
   Routing out;
   out.top_k = rule.top_k;
   out.ids.resize(static_cast<std::size_t>(n) * k);
@@ -74,7 +77,8 @@ Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where)
   for (std::int64_t t = 0; t < n; ++t) {
     const auto i = static_cast<std::size_t>(t);
     Decision token = {out.logits.view().row<float>(t), out.probabilities.row<float>(t),
-                      std::span(out.ids).subspan(i * k, k), std::span(out.weights).subspan(i * k, k)};
+                      std::span(out.ids).subspan(i * k, k), std::span(out.weights).subspan(i * k, k),
+                      without.empty() ? -1 : without[i]};
     if (!std::ranges::all_of(token.logits, [](float x) { return std::isfinite(x); })) {
       first_bad = std::min(first_bad, t);
       continue;

@@ -16,7 +16,9 @@ namespace switchyard {
 Routing route(TensorView h, TensorView weights, RouterRule rule, const std::string& where);
 
 /// The same from router logits already known, [n, E] f32: rows of a record are decided again by the code that decided
-/// them first.
-Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where);
+/// them first. without: [n] an expert of each token that is not to be chosen, -1 for none; or empty. Probabilities stay
+/// those of all experts; weights are made of the chosen ones' as the rule says.
+Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where,
+                       std::span<const std::int32_t> without = {});
 
 }  // namespace switchyard

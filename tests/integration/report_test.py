@@ -313,6 +313,63 @@ class Report(support.TestCase):
         self.switchyard("report", file, "-o", page, "--quiet")
         self.open(page)
         self.assertIn("Too few pairs for a line.", self.browser.evaluate("document.getElementById('weights').textContent"))
+
+    def ablate(self, name, *options):
+        out = self.folder / name
+        self.switchyard("ablate", "--model", support.DEMO, "--corpus", f"text={self.write_text_corpus('ablated.jsonl', documents=20)},id=id,category=kind", "--context", 128, "--bootstrap", 50, "--output-dir", out, "--quiet", *options)
+        return out / "ablation.h5"
+
+    def test_ablation_beside_statistics(self):
+        run, page = self.route(ranks=1, corpora=("only",)), self.folder / "report.html"
+        file = self.ablate("zero", "--layers", "1,4", "--experts", "0,2,3,6")
+        self.switchyard("report", run, file, "-o", page, "--quiet")
+        self.open(page)
+        columns = {"loss_difference": "loss_difference", "low": "loss_difference_low", "high": "loss_difference_high", "accuracy_difference": "accuracy_difference", "accuracy_low": "accuracy_difference_low",
+                   "accuracy_high": "accuracy_difference_high", "lost": "lost", "gained": "gained", "p": "mcnemar_p", "q": "mcnemar_q"}
+        with h5py.File(file) as found:
+            categories = [n.decode() for n in found["ablation/category"][:]]
+            self.assertEqual(sorted(categories), ["all", "long", "short"])
+            baseline = self.browser.evaluate("Array.from(document.querySelectorAll('#ablation-baseline tbody tr')).map(r => Array.from(r.cells).map(c => c.textContent))")
+            self.assertEqual([r[0] for r in baseline], categories)
+            self.assertEqual([int(r[2]) for r in baseline], found["ablation/tokens"][:].tolist())
+            compared = 0
+            for c, category in enumerate(categories):
+                self.choose("ablation-map", "Category", str(c))
+                self.choose("ablation-map", "Layer", "4")
+                rows = self.csv("ablation-map")
+                self.assertEqual(len(rows), 8)
+                ranking = self.csv("ablation-ranking")
+                best = sorted((0, 2, 3, 6), key=lambda e: -found["ablation/loss_difference"][4, e, c])
+                self.assertEqual([int(r["expert"]) for r in ranking], best)
+                for row in rows + ranking:
+                    self.assertEqual(row["category"], category)
+                    for column, name in columns.items():
+                        expected = found["ablation/" + name][int(row["layer"]), int(row["expert"]), c]
+                        self.assertEqual(np.float32(row[column]), np.float32(expected), column)
+                        compared += 1
+            self.assertEqual(compared, 3 * 12 * 10)
+            names = [n.decode() for n in found["importance/score"][:]]
+            for row in self.csv("ablation-scores"):
+                for name in names:
+                    self.assertEqual(np.float32(row[name]), np.float32(found["importance/" + name][4, int(row["expert"])]))
+            rows = self.csv("ablation-correlations")
+            self.assertEqual(len(rows), 2 * len(names))
+            for row in rows:
+                self.assertEqual(np.float32(row["correlation"]), np.float32(found["importance/correlation"][int(row["layer"]), names.index(row["score"])]))
+        self.assert_sound()
+        self.choose("ablation-scores", "Score", "2")
+        self.assertIn("REAP", self.browser.evaluate("document.querySelector('#ablation-scores h3').textContent"))
+        for width in (400, 1600):
+            self.open(page, width)
+            self.assert_sound()
+        file = self.ablate("flip", "--mode", "flip")
+        self.switchyard("report", file, "-o", page, "--quiet")
+        self.open(page)
+        with h5py.File(file) as found:
+            rows = self.csv("ablation-map")
+            self.assertEqual(len(rows), LAYERS * 3)
+            for row in rows:
+                self.assertEqual(np.float32(row["loss_difference"]), np.float32(found["ablation/loss_difference"][int(row["layer"]), categories.index(row["category"])]))
         self.assert_sound()
 
     def test_mistakes_are_named(self):

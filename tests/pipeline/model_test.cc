@@ -13,6 +13,7 @@
 #include "pipeline/model/family.h"
 #include "pipeline/synth.h"
 #include "tests/support/golden_model.h"
+#include "tests/support/one_rank.h"
 #include "tests/support/temp_folder.h"
 
 namespace switchyard {
@@ -21,31 +22,9 @@ namespace {
 using ::testing::HasSubstr;
 using testing_support::GoldenModel;
 using testing_support::KeepAll;
+using testing_support::OneRank;
 using testing_support::relative_error;
 using testing_support::RelativeError;
-
-/// A model on one rank.
-class OneRank {
- public:
-  OneRank(const std::filesystem::path& folder, Precision precision)
-      : checkpoint_(folder),
-        config_(ModelConfig::parse(checkpoint_.config_text(), folder.string())),
-        placement_(ExpertPlacement::contiguous(config_.n_moe_layers(), config_.n_experts, 1)),
-        comm_(Communicator::self()),
-        transport_(make_transport("local", comm_)),
-        model_(checkpoint_, config_, placement_, comm_, *transport_, {precision}) {}
-
-  Model& model() { return model_; }
-  TokenLosses forward(const Batch& batch, RoutingObserver& observer) { return model_.forward(batch, observer); }
-
- private:
-  Checkpoint checkpoint_;
-  ModelConfig config_;
-  ExpertPlacement placement_;
-  Communicator comm_;
-  std::unique_ptr<ExpertTransport> transport_;
-  Model model_;
-};
 
 Tensor to_matrix(const std::vector<float>& values, std::int64_t cols) {
   Tensor matrix(DType::f32, static_cast<std::int64_t>(values.size()) / cols, cols);

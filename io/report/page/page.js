@@ -10,6 +10,7 @@ const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 
   ["documents", "Documents", "Where single documents went, beside all of their dataset.", documentsSection],
   ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]].filter(([id]) => id !== "documents" || data.documents.length > 0)).concat([
   ["weights", "Weights", "How alike the experts are by their weights alone, whatever is routed to them.", weightsSection],
+  ["ablation", "Importance", "What the model loses when its experts are changed one at a time. A difference above 0 says that it was better as it is.", ablationSection],
   ].filter(([id]) => data.experiments && data.experiments[id]), [["facts", "Run facts", "", factsSection]]);
 
 document.getElementById("subtitle").textContent = [D > 0 ? whole(sum(data.datasets.map(d => d.tokens))) + " tokens of " + D + (D === 1 ? " dataset" : " datasets") : "", L > 0 ? E + " experts in each of " + L + " layers, " + K + " for a token" : ""].filter(t => t).join(", ");

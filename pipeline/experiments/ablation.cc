@@ -1,0 +1,197 @@
+#include "pipeline/experiments/ablation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "parallel/bf16.h"
+#include "parallel/error.h"
+#include "pipeline/kernels/router.h"
+
+namespace switchyard {
+namespace {
+
+Tensor copy_of(TensorView x) {
+  Tensor copy(x.dtype(), x.rows(), x.cols());
+  if (x.rows() > 0) std::memcpy(copy.bytes(), x.bytes(), static_cast<std::size_t>(x.rows() * x.row_bytes()));
+  return copy;
+}
+
+/// Makes the change at one layer.
+class Change : public RoutingObserver {
+ public:
+  Change(AblationMode mode, int moe_layer, std::int32_t expert, RouterRule rule)
+      : mode_(mode), moe_layer_(moe_layer), expert_(expert), rule_(rule) {}
+
+  void decide(int moe_layer, Routing& routing) override {
+    if (moe_layer != moe_layer_) return;
+    if (mode_ == AblationMode::zero) {
+      for (std::size_t slot = 0; slot < routing.ids.size(); ++slot)
+        if (routing.ids[slot] == expert_) routing.weights[slot] = 0;
+      return;
+    }
+    std::vector<std::int32_t> without(static_cast<std::size_t>(routing.n_tokens()), expert_);
+    const auto k = static_cast<std::size_t>(routing.top_k);
+    if (mode_ == AblationMode::flip)
+      for (std::size_t t = 0; t < without.size(); ++t) without[t] = routing.ids[t * k + k - 1];
+    routing = choose_experts(std::move(routing.logits), rule_, "MoE layer " + std::to_string(moe_layer), without);
+  }
+  void observe(int /*moe_layer*/, Routing&& /*routing*/, const ExchangePlan& /*plan*/) override {}
+
+ private:
+  AblationMode mode_;
+  int moe_layer_;
+  std::int32_t expert_;
+  RouterRule rule_;
+};
+
+double norm_of(TensorView rows, std::int64_t row) {
+  double squares = 0;
+  const auto add = [&](double value) { squares += value * value; };
+  if (rows.dtype() == DType::f32)
+    for (const float value : rows.row<float>(row)) add(static_cast<double>(value));
+  else
+    for (const Bf16 value : rows.row<Bf16>(row)) add(static_cast<double>(static_cast<float>(value)));
+  return std::sqrt(squares);
+}
+
+/// Adds up what the experts of the plan's layers do, window by window.
+class UseObserver : public RoutingObserver {
+ public:
+  /// use: [windows of the batch, layers, experts]
+  UseObserver(const AblationPlan& plan, const Batch& batch, std::size_t experts, ExpertUse* use)
+      : plan_(plan), batch_(batch), experts_(experts), use_(use) {}
+
+  void observe(int /*moe_layer*/, Routing&& routing, const ExchangePlan& /*plan*/) override {
+    routing_ = std::move(routing);
+  }
+  void expert_outputs(int moe_layer, TensorView rows, const ExchangePlan& plan) override {
+    const auto found = std::ranges::lower_bound(plan_.layers, moe_layer);
+    if (found == plan_.layers.end() || *found != moe_layer) return;
+    std::vector<double> norms(routing_.ids.size());  // [n, k]
+#pragma omp parallel for
+    for (std::int64_t row = 0; row < rows.rows(); ++row)
+      norms[static_cast<std::size_t>(plan.pack_order()[static_cast<std::size_t>(row)])] = norm_of(rows, row);
+    const auto layer = static_cast<std::size_t>(found - plan_.layers.begin());
+    const auto k = static_cast<std::size_t>(routing_.top_k);
+    for (std::size_t w = 0; w + 1 < batch_.window_offsets.size(); ++w) {
+      ExpertUse* of_window = use_ + (w * plan_.layers.size() + layer) * experts_;
+      const auto end = static_cast<std::size_t>(batch_.window_offsets[w + 1]) * k;
+      for (std::size_t slot = static_cast<std::size_t>(batch_.window_offsets[w]) * k; slot < end; ++slot) {
+        ExpertUse& use = of_window[routing_.ids[slot]];
+        const auto weight = static_cast<double>(routing_.weights[slot]);
+        ++use.count;
+        use.weight += weight;
+        use.weighted_norm += weight * norms[slot];
+        use.norm += norms[slot];
+      }
+    }
+  }
+
+ private:
+  const AblationPlan& plan_;
+  const Batch& batch_;
+  std::size_t experts_;
+  ExpertUse* use_;
+  Routing routing_;  // of the latest layer
+};
+
+/// [n] 1 where the arg-max is the next token; 0 also where there is none.
+std::vector<std::uint8_t> right_of(const TokenLosses& losses, const Batch& batch) {
+  std::vector<std::uint8_t> right(batch.targets.size());
+  for (std::size_t t = 0; t < right.size(); ++t)
+    right[t] = batch.targets[t] == static_cast<std::int64_t>(losses.predicted[t]) ? 1 : 0;
+  return right;
+}
+
+/// Calls add(window, token) for each token that has a next one, in order.
+template <typename Add>
+void for_scored_tokens(const Batch& batch, Add&& add) {
+  for (std::size_t w = 0; w + 1 < batch.window_offsets.size(); ++w)
+    for (auto t = static_cast<std::size_t>(batch.window_offsets[w]);
+         t < static_cast<std::size_t>(batch.window_offsets[w + 1]); ++t)
+      if (batch.targets[t] >= 0) add(w, t);
+}
+
+}  // namespace
+
+AblationMode parse_ablation_mode(std::string_view text) {
+  for (const AblationMode mode : {AblationMode::zero, AblationMode::drop, AblationMode::flip})
+    if (text == to_string(mode)) return mode;
+  throw UsageError("unknown mode '" + std::string(text) + "'", "--mode", "give zero, drop or flip");
+}
+
+std::string_view to_string(AblationMode mode) {
+  switch (mode) {
+    case AblationMode::zero:
+      return "zero";
+    case AblationMode::drop:
+      return "drop";
+    case AblationMode::flip:
+      break;
+  }
+  return "flip";
+}
+
+void require_runner_up(AblationMode mode, const ModelConfig& config) {
+  if (mode != AblationMode::zero && config.n_experts <= config.top_k)
+    throw UsageError("every token goes to all " + std::to_string(config.n_experts) +
+                         " experts of a layer: there is no other expert to take a place",
+                     "--mode " + std::string(to_string(mode)), "use --mode zero");
+}
+
+AblationSweep::AblationSweep(Model& model, AblationPlan plan) : model_(model), plan_(std::move(plan)) {
+  require_runner_up(plan_.mode, config());
+}
+
+bool AblationSweep::step(const Batch& batch, WindowSums& sums, const std::function<bool()>& on_variant) {
+  const std::size_t n_layers = plan_.layers.size();
+  const std::size_t n_changes = n_layers * plan_.variants();
+  const auto n_experts = static_cast<std::size_t>(config().n_experts);
+  const std::size_t before = sums.baseline.size();
+  const std::size_t windows = batch.window_offsets.size() - 1;
+  sums.baseline.resize(before + windows);
+  sums.ablated.resize((before + windows) * n_changes);
+  sums.use.resize((before + windows) * n_layers * n_experts);
+  AblatedScore* ablated = sums.ablated.data() + before * n_changes;  // [windows, changes]
+
+  UseObserver watch(plan_, batch, n_experts, sums.use.data() + before * n_layers * n_experts);
+  std::vector<std::vector<std::uint8_t>> right;  // [changes][n]
+  Tensor x = model_.embed(batch);                // what enters decoder layer `at`
+  int at = 0;
+  for (const int moe_layer : plan_.layers) {
+    const int layer = config().moe_layers[static_cast<std::size_t>(moe_layer)];
+    model_.run_layers(x, batch, at, layer, watch);
+    at = layer;
+    for (std::size_t v = 0; v < plan_.variants(); ++v) {
+      Change change(plan_.mode, moe_layer, plan_.mode == AblationMode::flip ? -1 : plan_.experts[v],
+                    config().router_rule());
+      Tensor y = copy_of(x);
+      model_.run_layers(y, batch, at, config().n_layers, change);
+      const TokenLosses losses = model_.head(y, batch);
+      for_scored_tokens(batch, [&](std::size_t w, std::size_t t) {
+        ablated[w * n_changes + right.size()].loss += static_cast<double>(losses.loss[t]);
+      });
+      right.push_back(right_of(losses, batch));
+      if (!on_variant()) return false;
+    }
+  }
+  model_.run_layers(x, batch, at, config().n_layers, watch);
+  const TokenLosses losses = model_.head(x, batch);
+  const std::vector<std::uint8_t> right_before = right_of(losses, batch);
+  for_scored_tokens(batch, [&](std::size_t w, std::size_t t) {
+    WindowScore& score = sums.baseline[before + w];
+    score.loss += static_cast<double>(losses.loss[t]);
+    ++score.tokens;
+    score.right += right_before[t];
+    for (std::size_t c = 0; c < n_changes; ++c) {
+      ablated[w * n_changes + c].lost += right_before[t] > right[c][t] ? 1 : 0;
+      ablated[w * n_changes + c].gained += right_before[t] < right[c][t] ? 1 : 0;
+    }
+  });
+  return true;
+}
+
+}  // namespace switchyard
