@@ -106,6 +106,13 @@ void require_free_space(const std::filesystem::path& folder, std::uint64_t bytes
   }
 }
 
+void write_whole(const std::filesystem::path& path, std::string_view content) {
+  const std::filesystem::path part = path.string() + ".part";
+  make_empty_file(part);
+  append_durably(part, content);
+  rename_durably(part, path);
+}
+
 void reserve_space(const std::filesystem::path& file, std::uint64_t bytes) {
   const int error = Descriptor(file, O_WRONLY, "open it to reserve space").reserve(bytes);
   if (error == ENOSPC || error == EDQUOT) fail("reserve " + std::to_string(bytes) + " bytes", file, error);

@@ -22,6 +22,8 @@ void rename_durably(const std::filesystem::path& from, const std::filesystem::pa
 void append_durably(const std::filesystem::path& path, std::string_view bytes);
 /// Throws unless the file system of a folder has this many bytes free.
 void require_free_space(const std::filesystem::path& folder, std::uint64_t bytes);
+/// Gives a file this content, whole or not at all: through PATH.part.
+void write_whole(const std::filesystem::path& path, std::string_view content);
 /// Sets room aside for a file's first bytes, where the file system can, so that no later write to them meets a full
 /// disk. The file's size stays. release_space gives back what lies past its end.
 void reserve_space(const std::filesystem::path& file, std::uint64_t bytes);

@@ -43,14 +43,6 @@ std::vector<std::string> differences(const json& there, const json& now) {
   return found;
 }
 
-/// Whole or not at all.
-void write_whole(const std::filesystem::path& path, const std::string& content) {
-  const std::filesystem::path part = path.string() + ".part";
-  make_empty_file(part);
-  append_durably(part, content);
-  rename_durably(part, path);
-}
-
 }  // namespace
 
 CorpusIdentity identify(const CorpusSpec& spec, const std::vector<std::filesystem::path>& files) {
@@ -103,12 +95,7 @@ RunLock::RunLock(const std::filesystem::path& out) {
 
 RunLock::~RunLock() { ::close(descriptor_); }
 
-std::vector<SegmentEntry> open_run_folder(const std::filesystem::path& out, const std::string& run_json) {
-  std::error_code error;
-  std::filesystem::create_directories(out / "segments", error);
-  if (!error) std::filesystem::create_directories(out / "log", error);
-  if (error)
-    throw Error("cannot create the folder: " + error.message(), out.string(), "choose an --out that can be written");
+void claim_folder(const std::filesystem::path& out, const std::string& run_json) {
   if (std::filesystem::exists(out / "run.json")) {
     const json there = json::parse(read_run_json(out), nullptr, false);
     if (there.is_discarded() || !there.contains("identity"))
@@ -122,6 +109,15 @@ std::vector<SegmentEntry> open_run_folder(const std::filesystem::path& out, cons
     }
   }
   write_whole(out / "run.json", run_json);
+}
+
+std::vector<SegmentEntry> open_run_folder(const std::filesystem::path& out, const std::string& run_json) {
+  std::error_code error;
+  std::filesystem::create_directories(out / "segments", error);
+  if (!error) std::filesystem::create_directories(out / "log", error);
+  if (error)
+    throw Error("cannot create the folder: " + error.message(), out.string(), "choose an --out that can be written");
+  claim_folder(out, run_json);
   repair_after_kill(out);
   return read_manifest(out);
 }

@@ -32,10 +32,14 @@ class RunLock {
   int descriptor_ = -1;
 };
 
-/// Opens OUT for writing, rank 0 only, under its lock: makes the folders and run.json, or, when OUT holds a run, checks
-/// that it is the same one and repairs what a kill left. run_json: an object whose member "identity" must equal that of
-/// the run in OUT; the rest is replaced. Returns the committed segments. Throws Error naming every difference of
-/// identity ("context: 256 there, 512 now"), or that OUT cannot be written.
+/// Makes OUT the folder of the run that run_json describes, rank 0 only, under its lock: writes run.json, or, when
+/// there is one, checks that it is of the same run. run_json: an object whose member "identity" must equal that of the
+/// run in OUT; the rest is replaced. Throws Error naming every difference of identity ("context: 256 there, 512 now"),
+/// or that OUT cannot be written.
+void claim_folder(const std::filesystem::path& out, const std::string& run_json);
+
+/// Opens OUT for writing a record, rank 0 only, under its lock: makes its folders, claims it, repairs what a kill left.
+/// Returns the committed segments. Throws as claim_folder.
 std::vector<SegmentEntry> open_run_folder(const std::filesystem::path& out, const std::string& run_json);
 
 /// A run's run.json. Throws Error when the folder holds no run.

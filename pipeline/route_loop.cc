@@ -11,6 +11,7 @@
 #include "pipeline/analysis/token_phase.h"
 #include "pipeline/batching.h"
 #include "pipeline/document_tables.h"
+#include "pipeline/source_position.h"
 
 namespace switchyard {
 namespace {
@@ -19,33 +20,6 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-json as_json(const SourcePosition& p) {
-  return {{"corpus", p.corpus},
-          {"file", p.chunk.file},
-          {"offset", p.chunk.offset},
-          {"in_file", p.chunk.in_file},
-          {"ordinal", p.chunk.ordinal},
-          {"blocks_of_chunk", p.blocks_of_chunk},
-          {"block", p.block},
-          {"documents", p.documents},
-          {"tokens", p.tokens},
-          {"corpus_tokens", p.corpus_tokens},
-          {"corpus_documents", p.corpus_documents}};
-}
-
-SourcePosition from_json(const json& j) {
-  SourcePosition p;
-  p.corpus = j.at("corpus");
-  p.chunk = {j.at("file"), j.at("offset"), j.at("in_file"), j.at("ordinal")};
-  p.blocks_of_chunk = j.at("blocks_of_chunk");
-  p.block = j.at("block");
-  p.documents = j.at("documents");
-  p.tokens = j.at("tokens");
-  p.corpus_tokens = j.at("corpus_tokens");
-  p.corpus_documents = j.at("corpus_documents");
-  return p;
-}
 
 /// A finished block that waits for its segment's commit, without its tokens.
 struct FinishedBlock {
@@ -193,7 +167,7 @@ SegmentDetails SegmentDetails::parse(const std::string& json_text) {
   details.skipped = j.at("skipped");
   details.skipped_places = j.at("skipped_places").get<std::vector<std::string>>();
   details.new_categories = j.at("new_categories").get<std::vector<std::string>>();
-  details.next = from_json(j.at("next"));
+  details.next = source_position(j.at("next"));
   return details;
 }
 

@@ -1,0 +1,206 @@
+#include "jobs/run_inputs.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <iostream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "io/corpus/document_reader.h"
+#include "io/placement_file.h"
+#include "jobs/machine.h"
+#include "jobs/version.h"
+#include "parallel/error.h"
+
+namespace switchyard {
+
+using nlohmann::json;
+
+const char* const kCorpusKeys =
+    "A corpus is a file, a folder or a glob of .txt, .jsonl, .csv or .tsv, also .gz and .zst. Keys behind its path:\n"
+    "  format=text|jsonl|csv|tsv   default: by the file's name\n"
+    "  split=file|line|blank       text: what one document is (default file)\n"
+    "  field=NAME                  JSON key, column name or number of the text (default text)\n"
+    "  tokens=NAME                 JSON key of ready token ids (default tokens)\n"
+    "  id=NAME  category=NAME      JSON key or column of the document's id and label\n"
+    "  only=LABEL                  documents of this category alone: a file of several can be several corpora\n"
+    "  header=yes|no               CSV, TSV: whether the first record names the columns (default yes)";
+
+void add_run_options(OptionParser& parser) {
+  auto add = parser.options().add_options();
+  add("model", po::value<std::string>()->required()->value_name("DIR"),
+      "Hugging Face folder: config.json, *.safetensors, tokenizer.model");
+  add("corpus", po::value<std::vector<std::string>>()->required()->composing()->value_name("NAME=PATH[,key=value ...]"),
+      "a corpus; repeat for more");
+  add("precision", po::value<std::string>()->value_name("bf16|f32"),
+      "of matrix products (default: bf16 where the CPU has it, else f32)");
+  add("transport", po::value<std::string>()->value_name("local|mpi"),
+      "how ranks exchange tokens (default: local for one rank, else mpi)");
+  add("placement", po::value<std::string>()->default_value("contiguous"),
+      "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}, a row for each MoE layer");
+  add("context", po::value<std::int64_t>()->value_name("N"),
+      "tokens of a window; attention never crosses one (default: the model's limit, at most 2048)");
+  add("batch-tokens", po::value<std::int64_t>()->value_name("N"),
+      "most tokens of a rank's step (default 4096, at least the context)");
+  add("threads", po::value<int>()->value_name("N"), "threads of each rank (default: the CPUs it may use)");
+  add("add-bos", po::bool_switch(), "begin each document with the BOS token");
+  add("template", po::value<std::string>()->default_value(""),
+      "prompt around each text, e.g. '[INST] {text} [/INST]'; {NAME} is another field");
+  add("max-documents", po::value<std::uint64_t>()->default_value(0), "of each corpus; 0: all");
+  add("max-tokens", po::value<std::uint64_t>()->default_value(0), "of each corpus; 0: all");
+  add("seed", po::value<std::uint64_t>()->default_value(0), "of what is chosen at random");
+  add("on-bad-document", po::value<std::string>()->default_value("fail"),
+      "fail, or skip: count and name it in the record, and go on");
+}
+
+std::int64_t positive(const OptionParser& parser, const char* name, std::int64_t fallback) {
+  const std::int64_t value = parser.has(name) ? parser.get<std::int64_t>(name) : fallback;
+  if (value < 1 || value > std::numeric_limits<std::int32_t>::max() / 64)
+    throw UsageError("is " + std::to_string(value), std::string("--") + name, "give a number from 1 to 33,554,431");
+  return value;
+}
+
+namespace {
+
+std::filesystem::path folder_name(const std::filesystem::path& path) {
+  return std::filesystem::weakly_canonical(path).filename();
+}
+
+Precision parse_precision(const OptionParser& parser) {
+  if (!parser.has("precision")) return best_precision();
+  const auto& text = parser.get<std::string>("precision");
+  if (text == "f32") return Precision::f32;
+  if (text != "bf16") throw UsageError("unknown precision '" + text + "'", "--precision", "give bf16 or f32");
+  if (best_precision() != Precision::bf16)
+    throw UsageError("this CPU has neither AMX nor AVX512-BF16", "--precision bf16", "use --precision f32");
+  return Precision::bf16;
+}
+
+}  // namespace
+
+RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
+    : parser(options),
+      comm(ranks),
+      checkpoint(parser.get<std::string>("model")),
+      config(ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string())),
+      facts(config.facts(folder_name(checkpoint.folder()).string())),
+      tokenizer(open_tokenizer(checkpoint.folder())),
+      precision(parse_precision(parser)),
+      context(positive(parser, "context", std::min(config.max_positions, 2048))),
+      batch_tokens(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context))),
+      transport_name(parser.has("transport") ? parser.get<std::string>("transport")
+                     : comm.size() == 1      ? "local"
+                                             : "mpi"),
+      hosts(host_names(comm)),
+      threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(hosts, comm.rank())) {
+  if (threads < 1) throw UsageError("is " + std::to_string(threads), "--threads", "give at least 1");
+  if (context > config.max_positions && comm.rank() == 0 && !parser.flag("quiet"))
+    std::cerr << "note: windows of " << context << " tokens are longer than the " << config.max_positions
+              << " positions that the model was made for\n";
+  if (batch_tokens < context)
+    throw UsageError("is less than the context of " + std::to_string(context), "--batch-tokens",
+                     "a window must fit into a batch");
+  const auto& policy = parser.get<std::string>("on-bad-document");
+  if (policy != "fail" && policy != "skip")
+    throw UsageError("unknown policy '" + policy + "'", "--on-bad-document", "give fail or skip");
+  reader.on_bad_document = policy == "skip" ? BadDocument::skip : BadDocument::fail;
+  reader.prompt_template = parser.get<std::string>("template");
+  if (tokenizer && tokenizer->vocabulary_size() > static_cast<std::uint32_t>(config.vocabulary))
+    throw Error("has " + std::to_string(tokenizer->vocabulary_size()) + " tokens, but the model's vocabulary holds " +
+                    std::to_string(config.vocabulary),
+                (checkpoint.folder() / "tokenizer.model").string(), "copy the tokenizer that belongs to the model");
+  omp_set_num_threads(threads);
+  read_corpora();
+}
+
+void RunInputs::read_corpora() {
+  for (const std::string& text : parser.get<std::vector<std::string>>("corpus")) {
+    corpora.push_back(CorpusSpec::parse(text));
+    const std::string& name = corpora.back().name;
+    if (std::count_if(corpora.begin(), corpora.end(), [&](const CorpusSpec& c) { return c.name == name; }) > 1)
+      throw UsageError("two corpora are named '" + name + "'", "--corpus", "give each its own name");
+  }
+  if (comm.rank() != 0) return;
+  for (const CorpusSpec& corpus : corpora) {
+    const std::vector<std::filesystem::path> files = list_files(corpus);
+    // A column that is not there is said now, not when the corpora before it have been routed.
+    CorpusSpec any = corpus;
+    any.only.clear();
+    static_cast<void>(DocumentReader(std::move(any), files, reader).next());
+    corpus_identity.push_back(identify(corpus, files));
+    std::vector<std::uint64_t> bytes;
+    for (const std::filesystem::path& file : files) bytes.push_back(std::filesystem::file_size(file));
+    file_bytes.push_back(std::move(bytes));
+  }
+}
+
+ExpertPlacement RunInputs::placement() const {
+  const auto& name = parser.get<std::string>("placement");
+  if (name == "contiguous" || facts.n_moe_layers() == 0)
+    return ExpertPlacement::contiguous(facts.n_moe_layers(), facts.n_experts, comm.size());
+  if (name == "round-robin") return ExpertPlacement::round_robin(facts.n_moe_layers(), facts.n_experts, comm.size());
+  return read_placement_file(name, facts.n_moe_layers(), facts.n_experts, comm.size());
+}
+
+BlockOptions RunInputs::block_options() const {
+  BlockOptions options;
+  options.context = context;
+  options.add_bos = parser.flag("add-bos");
+  options.max_documents = parser.get<std::uint64_t>("max-documents");
+  options.max_tokens = parser.get<std::uint64_t>("max-tokens");
+  options.seed = parser.get<std::uint64_t>("seed");
+  options.vocabulary = static_cast<std::uint32_t>(config.vocabulary);
+  options.reader = reader;
+  return options;
+}
+
+json RunInputs::identity(const BlockOptions& blocks) const {
+  json described = json::array();
+  for (std::size_t c = 0; c < corpora.size(); ++c)
+    described.push_back({{"name", corpora[c].name},
+                         {"option", parser.get<std::vector<std::string>>("corpus")[c]},
+                         {"files", corpus_identity[c].files},
+                         {"bytes", corpus_identity[c].bytes},
+                         {"hash", corpus_identity[c].hash}});
+  return {{"model",
+           {{"name", facts.name},
+            {"family", facts.family},
+            {"hash", checkpoint.fingerprint()},
+            {"vocabulary", facts.vocabulary}}},
+          {"tokenizer", tokenizer ? tokenizer->fingerprint() : "none"},
+          {"corpora", std::move(described)},
+          {"precision", precision_name()},
+          {"context", context},
+          {"block-tokens", blocks.block_tokens},
+          {"add-bos", blocks.add_bos},
+          {"template", reader.prompt_template},
+          {"max-documents", blocks.max_documents},
+          {"max-tokens", blocks.max_tokens},
+          {"sample", blocks.sample},
+          {"seed", blocks.seed},
+          {"on-bad-document", parser.get<std::string>("on-bad-document")}};
+}
+
+std::string RunInputs::run_json(const json& identity) const {
+  json options(parser.effective());
+  options["context"] = context;
+  options["batch-tokens"] = batch_tokens;
+  options["threads"] = threads;
+  options["transport"] = transport_name;
+  options["precision"] = precision_name();
+  const json environment = {{"version", version()}, {"commit", git_commit()},         {"ranks", comm.size()},
+                            {"hosts", hosts},       {"device", "cpu: " + cpu_name()}, {"batch_invariant", true}};
+  return json{{"format", "switchyard-run"}, {"identity", identity}, {"options", options}, {"environment", environment}}
+             .dump(2) +
+         "\n";
+}
+
+std::vector<CorpusExtent> RunInputs::extents() const {
+  std::vector<CorpusExtent> found;
+  for (std::size_t c = 0; c < file_bytes.size(); ++c)
+    found.push_back({corpora[c].name, file_bytes[c], parser.get<std::uint64_t>("max-tokens")});
+  return found;
+}
+
+}  // namespace switchyard

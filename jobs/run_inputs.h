@@ -1,0 +1,68 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "io/checkpoint.h"
+#include "io/corpus/corpus_spec.h"
+#include "io/run_folder.h"
+#include "io/tokenizer/tokenizer.h"
+#include "jobs/options.h"
+#include "jobs/progress.h"
+#include "parallel/communicator.h"
+#include "parallel/expert_placement.h"
+#include "pipeline/block_source.h"
+#include "pipeline/model/model.h"
+
+namespace switchyard {
+
+/// Keys of --corpus, for the help of a subcommand.
+extern const char* const kCorpusKeys;
+
+/// --model, --corpus and how they are read and run: for the subcommands that run a model over corpora. Each adds its
+/// own number of sampled documents and tokens of a block.
+void add_run_options(OptionParser& parser);
+
+/// A whole number from 1 to 33,554,431, `fallback` when it was not given. Throws UsageError.
+std::int64_t positive(const OptionParser& parser, const char* name, std::int64_t fallback);
+
+/// What add_run_options' values say, checked before anything is written.
+struct RunInputs {
+  /// Collective. Sets OpenMP's threads. Throws UsageError and Error of options that make no sense, files that are not
+  /// there, a column that the first document of a corpus lacks.
+  RunInputs(const OptionParser& parser, const Communicator& comm);
+
+  ExpertPlacement placement() const;
+  /// All but sample and block_tokens.
+  BlockOptions block_options() const;
+  /// What must be equal for a run to go on: model, tokenizer, corpora, how they are cut. On rank 0.
+  nlohmann::json identity(const BlockOptions& blocks) const;
+  /// run.json of an identity: with the options as they are in effect and the machine. On rank 0.
+  std::string run_json(const nlohmann::json& identity) const;
+  std::vector<CorpusExtent> extents() const;
+  std::string precision_name() const { return precision == Precision::f32 ? "f32" : "bf16"; }
+
+  const OptionParser& parser;
+  const Communicator& comm;
+  Checkpoint checkpoint;
+  ModelConfig config;
+  ModelFacts facts;
+  std::unique_ptr<Tokenizer> tokenizer;  // or none
+  std::vector<CorpusSpec> corpora;
+  std::vector<std::vector<std::uint64_t>> file_bytes;  // of each corpus; rank 0
+  std::vector<CorpusIdentity> corpus_identity;         // rank 0
+  Precision precision;
+  std::int64_t context, batch_tokens;
+  ReaderOptions reader;
+  std::string transport_name;
+  std::vector<std::string> hosts;
+  int threads;
+
+ private:
+  void read_corpora();
+};
+
+}  // namespace switchyard
