@@ -14,6 +14,7 @@ int run_route(const Arguments& arguments);
 int run_import(const Arguments& arguments);
 int run_reduce(const Arguments& arguments);
 int run_compare(const Arguments& arguments);
+int run_probe(const Arguments& arguments);
 int run_report(const Arguments& arguments);
 int run_weights(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
