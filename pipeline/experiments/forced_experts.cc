@@ -11,8 +11,6 @@
 namespace switchyard {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 64 << 20;
-
 void run_chunk(std::span<const GatedFfn> experts, const LayerPlacement& placement, TensorView mine,
                std::int64_t first_row, const ForcedExpertsSink& sink, const Communicator& comm) {
   const std::vector<std::int64_t> rows_of_rank = comm.all_gather(mine.rows());
@@ -53,8 +51,8 @@ void ExpertOutputs::copy_token(std::int64_t token, float* to) const {
 }
 
 void run_forced_experts(const Model& model, const LayerPlacement& placement, int moe_layer, TensorView rows,
-                        const ForcedExpertsSink& sink, const Communicator& comm) {
-  const std::int64_t chunk = std::max<std::int64_t>(1, kChunkBytes / (placement.n_experts() * rows.row_bytes()));
+                        const ForcedExpertsSink& sink, const Communicator& comm, std::int64_t chunk_bytes) {
+  const std::int64_t chunk = std::max<std::int64_t>(1, chunk_bytes / (placement.n_experts() * rows.row_bytes()));
   const std::int64_t most = comm.max(rows.rows());
   for (std::int64_t begin = 0; begin < most; begin += chunk) {
     const TensorView mine = rows.rows(std::min(begin, rows.rows()), std::min(begin + chunk, rows.rows()));

@@ -46,9 +46,9 @@ struct ForcedExpertsSink {
 /// travel, both are on one rank, so that all outputs but those of one rank must travel.
 ///
 /// rows: [n, d_model] of the experts' type, n may differ between ranks and be 0. Rows are taken in chunks such that the
-/// outputs of a chunk for one rank take at most 64 MiB (or are of one token); with copies on the way a rank holds about
-/// four times as much, and besides d_ff floats for each row of the chunk of all ranks.
+/// outputs of a chunk for one rank take at most chunk_bytes (or are of one token); with copies on the way a rank holds
+/// about four times as much, and besides d_ff floats for each row of the chunk of all ranks.
 void run_forced_experts(const Model& model, const LayerPlacement& placement, int moe_layer, TensorView rows,
-                        const ForcedExpertsSink& sink, const Communicator& comm);
+                        const ForcedExpertsSink& sink, const Communicator& comm, std::int64_t chunk_bytes = 64 << 20);
 
 }  // namespace switchyard

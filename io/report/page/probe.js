@@ -15,8 +15,8 @@ function probeSection(section) {
   element(section, "p", {class: "note"}, corpora.map((n, d) => n + ": " + whole(tokens[d]) + " tokens").join(", ") + (found.left_out.length > 0 ? ". Too large for this page, but in " + found.source + ": " + found.left_out.join(", ") : "") + ".");
   const grid = element(section, "div", {class: "figures"});
 
-  const measures = there([["output_cosine", "cosine of outputs", "mean over tokens of the cosine of two experts' outputs", 0], ["output_angular", "angular similarity of outputs", "mean over tokens of 1 - arccos(cosine) / π of two experts' outputs; ½ is at right angles", 0.5],
-    ["intermediate_cosine", "cosine of intermediate states", "cosine of two experts' mean intermediate states", 0]]);
+  const measures = there([["output_cosine", "cosine of outputs", "Mean over tokens of the cosine of two experts' outputs", 0], ["output_angular", "angular similarity of outputs", "Mean over tokens of 1 - arccos(cosine) / π of two experts' outputs; ½ is at right angles", 0.5],
+    ["intermediate_cosine", "cosine of intermediate states", "Cosine of two experts' mean intermediate states", 0]]);
   const pairs = [].concat(...range(E).map(a => range(E).filter(b => b > a).map(b => [a, b])));
   if (measures.length > 0 && E > 1) {
     state.measure = measures[0][0];
@@ -42,7 +42,7 @@ function probeSection(section) {
 
   if (get("/probe/norm_score_rank")) {
     const count = (norm, score) => at("norm_score_rank", state.dataset, state.layer, norm * E + score), share = (norm, score) => count(norm, score) / tokens[state.dataset];
-    figure(grid, {id: "probe-ranks", title: () => "Whether the router prefers large outputs, " + here(), note: "Rows: an expert's rank among the norms of a token's outputs, 0 the largest. Columns: its rank among the router's probabilities. Without a tie between the two every cell would hold 1/E of the tokens.",
+    figure(grid, {id: "probe-ranks", title: () => "Whether the router prefers large outputs, " + here(), note: "Rows: an expert's rank among the norms of a token's outputs, 0 the largest. Columns: its rank among the router's probabilities. Were the two independent, every cell would hold 1/E of the tokens.",
       controls: pickers, columns: ["dataset", "layer", "norm_rank", "score_rank", "tokens"],
       rows: () => [].concat(...range(E).map(n => range(E).map(s => [corpora[state.dataset], decoder[state.layer], n, s, count(n, s)]))),
       draw: (svg, width) => {
