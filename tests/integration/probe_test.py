@@ -111,7 +111,9 @@ class Probe(support.TestCase):
 
     def probe(self, output, *more, ranks=1):
         corpora = [w for name in self.documents for w in ("--corpus", f"{name}={self.folder}/{name}.jsonl,id=id")]
-        self.switchyard("probe", "--model", self.model, *corpora, "--context", CONTEXT, "--precision", "f32", "-o", self.folder / output, *more, ranks=ranks)
+        done = self.switchyard("probe", "--model", self.model, *corpora, "--context", CONTEXT, "--precision", "f32", "-o", self.folder / output, *more, ranks=ranks)
+        if "--quiet" in more:
+            self.assertEqual(done.stdout + done.stderr, "")
         return stored(self.folder / output)
 
     def windows(self, name, limit):
