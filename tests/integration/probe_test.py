@@ -221,6 +221,17 @@ class Probe(support.TestCase):
                 np.testing.assert_array_equal(found["tokens_shown/expert"][:, l], record[f"routing/layer_{l:03d}/expert"][:])
         self.assertEqual(len(found["tokens_shown/id"]), 265)
 
+    def test_shared_experts_and_dense_layers_take_no_part(self):
+        self.switchyard("synth", "--family", "deepseek", "--out", self.folder / "deepseek", "--layers", 3, "--experts", E, "--vocabulary", VOCABULARY, "--dtype", "f32")
+        self.model = self.folder / "deepseek"
+        one, three = self.probe("1.h5", "--quiet"), self.probe("3.h5", "--quiet", ranks=3)
+        self.assertEqual(one["probe/decoder_layer"].tolist(), [1, 2])
+        self.assertEqual(one["probe/output_cosine"].shape, (2, 2, E, E))
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, three[name], name)
+        self.switchyard("probe", "--model", self.model, "--corpus", f"a={self.folder}/a.jsonl", "--context", CONTEXT, "--precision", "f32", "--layers", 1, "-o", self.folder / "l.h5", "--quiet", ranks=2)
+        np.testing.assert_array_equal(stored(self.folder / "l.h5")["probe/output_norm"], one["probe/output_norm"][:1, :1])
+
     def test_summary(self):
         done = self.switchyard("probe", "--model", support.DEMO, "--corpus", f"t={support.TESTS.parent}/LICENSE", "--tokens", 100, "-o", self.folder / "p.h5", ranks=2)
         found = stored(self.folder / "p.h5")

@@ -52,17 +52,18 @@ TEST(DescendingRanks, TiesGoToTheFirst) {
   EXPECT_EQ(descending_ranks(std::vector<double>{1, 3, 0, 3, 1}), (std::vector<std::size_t>{2, 0, 4, 1, 3}));
 }
 
-class GateActivation : public ::testing::TestWithParam<DType> {};
+class GateActivation : public ::testing::TestWithParam<std::pair<DType, Activation>> {};
 
-TEST_P(GateActivation, IsSiluOfGateAlone) {
-  if (GetParam() == DType::bf16 && best_precision() != Precision::bf16) GTEST_SKIP() << "no bf16";
+TEST_P(GateActivation, IsThatOfGateAlone) {
+  const auto [type, activation] = GetParam();
+  if (type == DType::bf16 && best_precision() != Precision::bf16) GTEST_SKIP() << "no bf16";
   constexpr std::int64_t kRows = 131;
   constexpr std::int64_t kWidth = 96;
   constexpr std::int64_t kStates = 333;
-  const Tensor gate = as_type(random_rows(kStates, kWidth, 1, 0.1F), GetParam());
-  const Tensor up = as_type(random_rows(kStates, kWidth, 2), GetParam());
-  const GatedFfn expert(gate, up, as_type(random_rows(kWidth, kStates, 3), GetParam()));
-  const Tensor rows = as_type(random_rows(kRows, kWidth, 4), GetParam());
+  const Tensor gate = as_type(random_rows(kStates, kWidth, 1, 0.1F), type);
+  const Tensor up = as_type(random_rows(kStates, kWidth, 2), type);
+  const GatedFfn expert(gate, up, as_type(random_rows(kWidth, kStates, 3), type), activation);
+  const Tensor rows = as_type(random_rows(kRows, kWidth, 4), type);
   const Tensor states = gate_activation(rows, expert);
   ASSERT_EQ(states.rows(), kRows);
   ASSERT_EQ(states.cols(), kStates);
@@ -74,14 +75,19 @@ TEST_P(GateActivation, IsSiluOfGateAlone) {
     for (std::int64_t c = 0; c < kStates; ++c) {
       double g = 0;
       for (std::int64_t i = 0; i < kWidth; ++i) g += static_cast<double>(at(rows, r, i)) * at(gate, c, i);
-      ASSERT_NEAR(at(states, r, c), g / (1 + std::exp(-g)), 1e-5) << r << " " << c;
+      const double expected =
+          activation == Activation::silu ? g / (1 + std::exp(-g)) : g * std::erfc(-g / std::sqrt(2.0)) / 2;
+      ASSERT_NEAR(at(states, r, c), expected, 1e-5) << r << " " << c;
     }
   const Tensor alone = gate_activation(rows.rows(100, 101), expert);
   EXPECT_EQ(std::memcmp(alone.bytes(), states.rows(100, 101).bytes(), static_cast<std::size_t>(alone.row_bytes())), 0);
   EXPECT_EQ(gate_activation(rows.rows(0, 0), expert).rows(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Types, GateActivation, ::testing::Values(DType::f32, DType::bf16));
+INSTANTIATE_TEST_SUITE_P(Types, GateActivation,
+                         ::testing::Values(std::pair{DType::f32, Activation::silu},
+                                           std::pair{DType::bf16, Activation::silu},
+                                           std::pair{DType::f32, Activation::gelu}));
 
 struct Case {
   Precision precision;
