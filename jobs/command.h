@@ -15,6 +15,7 @@ int run_ablate(const Arguments& arguments);
 int run_import(const Arguments& arguments);
 int run_reduce(const Arguments& arguments);
 int run_compare(const Arguments& arguments);
+int run_probe(const Arguments& arguments);
 int run_report(const Arguments& arguments);
 int run_weights(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);

@@ -80,20 +80,25 @@ std::vector<Segment> cut(std::span<const Segment> segments, int n_panels) {
   return pieces;
 }
 
-/// activation[r, panel's columns] = activation(gate) * up, for a piece's rows; activation's row 0 is rows' row `first`.
+/// What an expert's activation is made of.
+enum class Parts : std::uint8_t { gate_times_up, gate };
+
+/// activation[r, panel's columns] = activation(gate) * up, or activation(gate), for a piece's rows; activation's row 0
+/// is rows' row `first`.
 template <typename T>
 void activate(const PanelProduct& product, const GatedFfn& expert, int panel, TensorView rows, const Segment& piece,
-              Tensor& activation, std::int64_t first) {
+              Parts parts, Tensor& activation, std::int64_t first) {
   const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
   const std::int64_t column = expert.gate_up.panel() / 2 * panel;
   std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * 2 * half) * sizeof(float));
-  const auto* both = reinterpret_cast<const float*>(tile);
+  auto* both = reinterpret_cast<float*>(tile);
   const auto gate_loop = expert.activation == Activation::silu ? row_loops<T>().silu_gate : row_loops<T>().gelu_gate;
   for (std::int64_t begin = piece.begin; begin < piece.end; begin += kTileRows) {
     const std::int64_t end = std::min(piece.end, begin + kTileRows);
     product.run_tile(expert.gate_up, panel, rows, begin, end, tile);
     for (std::int64_t r = 0; r < end - begin; ++r) {
-      const float* gate = both + r * 2 * half;
+      float* gate = both + r * 2 * half;
+      if (parts == Parts::gate) std::fill_n(gate + half, half, 1.0F);
       gate_loop(gate, gate + half, activation.row<T>(begin - first + r).data() + column, half);
     }
   }
@@ -120,10 +125,11 @@ void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::sp
       for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
         const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
         const auto panel = static_cast<int>(task / n_wide);
+        const Parts parts = Parts::gate_times_up;
         if (type == DType::bf16) {
-          activate<Bf16>(gate_up, experts[piece.expert], panel, rows, piece, activation, first);
+          activate<Bf16>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation, first);
         } else {
-          activate<float>(gate_up, experts[piece.expert], panel, rows, piece, activation, first);
+          activate<float>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation, first);
         }
       }
 #pragma omp for schedule(dynamic)
@@ -150,6 +156,20 @@ Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_exper
   Tensor out(rows.dtype(), rows.rows(), rows.cols());
   run(rows, rows_per_expert, experts, out, false);
   return out;
+}
+
+Tensor gate_activation(TensorView rows, const GatedFfn& expert) {
+  Tensor state(DType::f32, rows.rows(), expert.d_ff());
+  if (rows.rows() == 0) return state;
+  const PanelProduct product(expert.gate_up, DType::f32);
+  const Segment all = {0, 0, rows.rows()};
+  const std::vector<Segment> pieces = cut(std::span(&all, 1), expert.gate_up.n_panels());
+  const auto n_pieces = static_cast<std::int64_t>(pieces.size());
+#pragma omp parallel for schedule(dynamic)
+  for (std::int64_t task = 0; task < n_pieces * expert.gate_up.n_panels(); ++task)
+    activate<float>(product, expert, static_cast<int>(task / n_pieces), rows,
+                    pieces[static_cast<std::size_t>(task % n_pieces)], Parts::gate, state, 0);
+  return state;
 }
 
 void add_gated_ffn(Tensor& x, TensorView h, const GatedFfn& ffn) {

@@ -31,6 +31,10 @@ class GatedFfn {
 /// alone.
 Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts);
 
+/// The intermediate state activation(gate * x), before up multiplies it: rows [n, d] of the expert's type -> [n, d_ff]
+/// f32. A row's result depends on that row alone.
+Tensor gate_activation(TensorView rows, const GatedFfn& expert);
+
 /// x [n, d] f32 += ffn(h), h: [n, d] of the weights' type.
 void add_gated_ffn(Tensor& x, TensorView h, const GatedFfn& ffn);
 

@@ -372,6 +372,57 @@ class Report(support.TestCase):
                 self.assertEqual(np.float32(row["loss_difference"]), np.float32(found["ablation/loss_difference"][int(row["layer"]), categories.index(row["category"])]))
         self.assert_sound()
 
+    def test_probe_of_a_model(self):
+        page, file = self.folder / "report.html", self.folder / "probe.h5"
+        corpora = [w for seed, name in enumerate(("licence", "again")) for w in ("--corpus", f"{name}={self.write_text_corpus(f'{seed}.jsonl', documents=9, seed=seed)},id=id")]
+        self.switchyard("probe", "--model", support.DEMO, *corpora, "--tokens", 150, "--shown-tokens", 20, "--layers", "0,2,5", "-o", file, "--quiet", ranks=2)
+        self.switchyard("report", file, "-o", page, "--target-layer", 2, "--quiet")
+        for width in (1200, 390):
+            self.open(page, width)
+            self.assertLessEqual(self.browser.evaluate("document.documentElement.scrollWidth"), width)
+        figures = ["probe-similarity", "probe-layers", "probe-ranks", "probe-experts", "probe-tokens"]
+        self.assertEqual(self.browser.evaluate("Object.keys(switchyard.figures)"), figures)
+        self.assertEqual({row["layer"] for row in self.csv("probe-similarity")}, {"2"})
+        self.assertIn("licence: 150 tokens, again: 150 tokens.", self.browser.evaluate("document.getElementById('probe').textContent"))
+        for figure in ("probe-similarity", "probe-ranks"):
+            self.choose(figure, "Layer", "2")
+        for figure in ("probe-similarity", "probe-ranks", "probe-experts", "probe-tokens"):
+            self.choose(figure, "Dataset", "1")
+        for measure in ("intermediate_cosine", "output_angular"):
+            self.choose("probe-similarity", "Measure", measure)
+        self.choose("probe-experts", "Measure", "sparsity")
+        self.choose("probe-tokens", "Choice", "1")
+        with h5py.File(file) as probe:
+            upper = np.triu_indices(E, 1)
+            rows = self.csv("probe-similarity")
+            self.assertEqual([(r["dataset"], r["layer"], int(r["expert"]), int(r["expert2"])) for r in rows], [("again", "5", a, b) for a, b in zip(*upper)])
+            for measure in ("output_cosine", "output_angular", "intermediate_cosine"):
+                np.testing.assert_array_equal([np.float32(r[measure]) for r in rows], probe[f"probe/{measure}"][1, 2][upper].astype(np.float32))
+                np.testing.assert_allclose([float(r[measure]) for r in self.csv("probe-layers")], probe[f"probe/{measure}"][:][:, :, upper[0], upper[1]].mean(-1).ravel(), atol=1e-6)
+            np.testing.assert_array_equal([int(r["tokens"]) for r in self.csv("probe-ranks")], probe["probe/norm_score_rank"][1, 2].ravel())
+            rows = self.csv("probe-experts")
+            self.assertEqual(len(rows), 3 * E)
+            for measure in ("output_norm", "output_norm_std", "sparsity"):
+                np.testing.assert_array_equal([np.float32(r[measure]) for r in rows], probe[f"probe/{measure}"][1].ravel().astype(np.float32))
+            rows = self.csv("probe-tokens")
+            self.assertEqual(len(rows), 20 * 3)
+            for j in range(K):
+                np.testing.assert_array_equal([int(r[f"expert{j + 1}"]) for r in rows], probe["tokens_shown/expert"][20:, :, j].ravel())
+                np.testing.assert_array_equal([np.float32(r[f"weight{j + 1}"]) for r in rows], probe["tokens_shown/weight"][20:, :, j].ravel())
+            self.assertEqual([r["token"].replace("␣", "\u2581") for r in rows[::3]], probe["tokens_shown/piece"].asstr()[20:].tolist())
+        for name in figures:
+            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(self.browser.evaluate(f"switchyard.figures['{name}'].svg()")).iter())), 5, name)
+            self.browser.evaluate(f"document.getElementById('{name}').focus()")
+            self.browser.key("ArrowRight")
+            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
+            self.browser.key("Escape")
+        self.assert_sound()
+        self.switchyard("report", self.route(ranks=1, corpora=("only",)), file, "-o", page, "--quiet")
+        self.open(page)
+        self.assertGreater(len(self.csv("load-map")), 0)
+        self.assertEqual(len(self.csv("probe-ranks")), E * E)
+        self.assert_sound()
+
     def test_mistakes_are_named(self):
         out = self.route(ranks=1, corpora=("only",))
         page = self.folder / "report.html"
