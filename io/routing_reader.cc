@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -85,6 +86,7 @@ struct RoutingReader::State {
     hdf5::require_format(file, kRoutingFormat, kFormatMajor);
     model = read_model(file);
     layout = read_layout(file);
+    master = file.contains("/corpora");
     columns = row_columns(model, layout);
     if (!columns.empty() && file.contains(columns.front().path)) {
       const auto shape = hdf5::shape_of(file.open_data_set(columns.front().path));
@@ -147,6 +149,7 @@ struct RoutingReader::State {
   hdf5::File file;
   ModelFacts model;
   RowLayout layout;
+  bool master = false;  // of virtual data sets, not a segment
   std::vector<RowColumn> columns;
   std::uint64_t n_rows = 0;
   std::map<std::string, hdf5::DataSet> opened;
@@ -208,10 +211,10 @@ Table RoutingReader::read_bare(std::string_view path) const {
 
 bool RoutingReader::read_bare(std::string_view path, Table& table) const {
   table.path = path;
-  if (!state_->file.contains(table.path)) return false;
-  const hdf5::DataSet data_set = state_->file.open_data_set(table.path);
-  state_->require_sources(data_set, table.path);
-  hdf5::read_into(data_set, state_->file.name(table.path), table);
+  const std::optional<hdf5::DataSet> data_set = state_->file.find_data_set(table.path);
+  if (!data_set) return false;
+  if (state_->master) state_->require_sources(*data_set, table.path);
+  hdf5::read_into(*data_set, state_->file.name(path), table);
   return true;
 }
 

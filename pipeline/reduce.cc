@@ -229,10 +229,11 @@ struct CorpusSums {
   RankLoad ranks;
   Cost cost;
   std::uint64_t first_block = 0;  // of the run
+  bool any = false;               // whether this rank read any of its segments
 };
 
 std::vector<CorpusSums> nothing_summed(const Run& run, const ModelFacts& model) {
-  std::vector<CorpusSums> corpora(run.corpora.size(), {{}, RankLoad(model.n_moe_layers(), model.top_k), {}, 0});
+  std::vector<CorpusSums> corpora(run.corpora.size(), {{}, RankLoad(model.n_moe_layers(), model.top_k), {}, 0, false});
   for (std::size_t corpus = 0; corpus < corpora.size(); ++corpus) {
     const auto first = std::ranges::find(run.corpus_of_segment, corpus) - run.corpus_of_segment.begin();
     if (first > 0 && first < std::ssize(run.segments))
@@ -308,8 +309,11 @@ void sum_rows(const Run& run, const std::vector<SegmentPart>& mine, const ModelF
 std::vector<Dataset> datasets_of(const std::string& corpus, const ModelFacts& model, CorpusSums mine,
                                  const Communicator& comm) {
   const AccumulatorShape shape = shape_of(model);
-  mine.ranks.reduce_to_root(comm);
-  mine.cost.reduce_to_root(comm);
+  const bool shared = comm.any(comm.rank() != 0 && mine.any);  // else the root has all of it
+  if (shared) {
+    mine.ranks.reduce_to_root(comm);
+    mine.cost.reduce_to_root(comm);
+  }
   std::vector<Dataset> datasets;
   const auto add = [&](TokenPhase phase, Accumulators sum) {
     datasets.push_back({dataset_of(corpus, phase), std::move(sum), RankLoad(model.n_moe_layers(), model.top_k)});
@@ -317,7 +321,7 @@ std::vector<Dataset> datasets_of(const std::string& corpus, const ModelFacts& mo
   for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
     if (!comm.any(mine.sums[phase].has_value())) continue;
     Accumulators sum = mine.sums[phase] ? std::move(*mine.sums[phase]) : Accumulators(shape);
-    sum.reduce_to_root(comm);
+    if (shared) sum.reduce_to_root(comm);
     add(static_cast<TokenPhase>(phase), std::move(sum));
   }
   if (datasets.empty()) add(TokenPhase::prefill, Accumulators(shape));
@@ -334,6 +338,7 @@ std::vector<Dataset> reduce_run(const Run& run, const ModelFacts& model, const R
   std::size_t parts = 0;
   std::size_t told = 0;
   const auto on_part = [&] {  // a share done is the same share of all segments
+    corpora[mine[parts].corpus].any = true;
     ++parts;
     for (; told * mine.size() < parts * run.segments.size(); ++told) on_segment();
   };

@@ -117,6 +117,13 @@ DataSet File::open_data_set(const std::string& path) const {
   return DataSet(check(H5Dopen2(id(), path.c_str(), H5P_DEFAULT), "open the data set", name(path)));
 }
 
+// Opened first: to ask for every group on the way costs as much as to read a small data set.
+std::optional<DataSet> File::find_data_set(const std::string& path) const {
+  const hid_t opened = H5Dopen2(id(), path.c_str(), H5P_DEFAULT);
+  if (opened < 0 && !contains(path)) return std::nullopt;
+  return opened < 0 ? open_data_set(path) : DataSet(opened);
+}
+
 DataSet File::create_data_set(const std::string& path, hid_t type, const Space& space,
                               const Properties& creation) const {
   const Properties link(check(H5Pcreate(H5P_LINK_CREATE), "make link properties", name(path)));

@@ -33,6 +33,8 @@ class File {
 
   bool contains(std::string_view path) const;
   DataSet open_data_set(const std::string& path) const;
+  /// Nothing when there is no such data set.
+  std::optional<DataSet> find_data_set(const std::string& path) const;
   /// Groups on the way are made.
   DataSet create_data_set(const std::string& path, hid_t type, const Space& space, const Properties& creation) const;
   /// Group or data set.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <set>
 #include <type_traits>
 
@@ -181,10 +182,11 @@ Table read_table(const File& file, const std::string& path) {
 }
 
 Table read_bare_table(const File& file, const std::string& path) {
-  if (!file.contains(path)) throw Error("there is no such data set", file.name(path));
+  const std::optional<DataSet> data_set = file.find_data_set(path);
+  if (!data_set) throw Error("there is no such data set", file.name(path));
   Table table;
   table.path = path;
-  read_into(file.open_data_set(path), file.name(path), table);
+  read_into(*data_set, file.name(path), table);
   return table;
 }
 

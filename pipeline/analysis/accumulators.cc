@@ -339,7 +339,11 @@ void sum_to_root(SparseCounts& counts, const Communicator& comm) {
   auto begin = static_cast<std::ptrdiff_t>(sizes[0]);
   for (std::size_t r = 1; r < sizes.size(); ++r) {
     const auto end = begin + static_cast<std::ptrdiff_t>(sizes[r]);
-    counts.merge({{cells.begin() + begin, cells.begin() + end}, {values.begin() + begin, values.begin() + end}});
+    SparseCounts more({cells.begin() + begin, cells.begin() + end}, {values.begin() + begin, values.begin() + end});
+    if (counts.cells().empty())
+      counts = std::move(more);
+    else
+      counts.merge(more);
     begin = end;
   }
 }
@@ -362,11 +366,17 @@ void change_layers(SparseCounts& table, const AccumulatorShape& shape, F change)
   table = std::move(changed);
 }
 
-/// Collective. As sum_to_root, layer by layer: the root never holds more than a layer of all ranks' tables.
+/// Collective. As sum_to_root; large tables layer by layer: the root never holds more than a layer of all ranks'
+/// tables.
 void sum_to_root(SparseCounts& table, TableBound& bound, const AccumulatorShape& shape, const Communicator& comm) {
   for (const std::uint64_t capacity : comm.all_gather<std::uint64_t>(bound.capacity))
     bound.merge({capacity, std::vector<std::uint64_t>(bound.undercount.size(), 0)});
   comm.sum_to_root(bound.undercount);
+  const auto cells = static_cast<std::uint64_t>(shape.layers) * layer_cells(shape);
+  if (bound.capacity == 0 && cells <= CountSum::kMostWhole) {
+    sum_to_root(table, comm);
+    return;
+  }
   change_layers(table, shape, [&](SparseCounts& part, std::size_t layer) {
     sum_to_root(part, comm);
     if (bound.capacity > 0 && comm.rank() == 0) bound.undercount[layer] += part.compact(bound.capacity);
