@@ -252,7 +252,7 @@ AblationOutcome AblateJob::ablate(AblationState& state) {
   Model model(in_.checkpoint, in_.config, placement, comm_, *transport, {in_.precision});
   AblationSweep sweep(model, plan_);
   catch_stop_signals();
-  BlockSource source(in_.corpora, in_.tokenizer.get(), block_options(), state.next, comm_);
+  BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), state.next, comm_);
   ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);
   const auto on_progress = [&](const RouteProgress& at) {
     if (comm_.rank() == 0) progress.update(at);

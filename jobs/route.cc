@@ -274,7 +274,7 @@ int RouteJob::run() {
   catch_stop_signals();
   RouteOutcome outcome;
   {
-    BlockSource source(in_.corpora, in_.tokenizer.get(), block_options(), start, comm_);
+    BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), start, comm_);
     ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);
     outcome = route_blocks(
         source, model, recorder, options, [&](const RouteProgress& at) { progress.update(at); }, comm_);
