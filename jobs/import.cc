@@ -290,7 +290,6 @@ int ImportJob::run() const {
   if (!committed.empty() && !parser_.flag("quiet"))
     std::cerr << "continuing the run in " << out_.string() << " behind " << committed.size() << " committed segments\n";
 
-  catch_stop_signals();
   ImportOutcome outcome;
   if (start.corpus == 0) {
     ServedReader lines(files_, format_, on_bad_line_);
@@ -335,6 +334,7 @@ int run_import(const Arguments& arguments) {
     throw UsageError("runs in one process, here are " + std::to_string(comm.size()), "switchyard import",
                      "run it without mpirun");
   omp_set_num_threads(default_threads(host_names(comm), comm.rank()));
+  catch_stop_signals();
   return ImportJob(parser).run();
 }
 
