@@ -10,6 +10,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string_view>
 
 #include "io/durable.h"
 #include "io/fingerprint.h"
@@ -43,26 +44,33 @@ std::vector<std::string> differences(const json& there, const json& now) {
   return found;
 }
 
+std::string_view name_of_file(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+
+/// What a listing of the folder put behind its path.
+std::string_view name_below(std::string_view folder, std::string_view path) {
+  path.remove_prefix(folder.size());
+  return path.substr(std::min(path.find_first_not_of('/'), path.size()));
+}
+
 }  // namespace
 
-CorpusIdentity identify(const CorpusSpec& spec, const std::vector<std::filesystem::path>& files) {
+CorpusIdentity identify(const CorpusSpec& spec, const CorpusFiles& files) {
   CorpusIdentity identity;
   Fingerprint hash;
-  const std::filesystem::path base =
-      std::filesystem::is_directory(spec.path) ? std::filesystem::path(spec.path) : std::filesystem::path();
-  for (std::size_t i = 0; i < files.size(); ++i) {
-    const std::uint64_t bytes = std::filesystem::file_size(files[i]);
+  const bool folder = std::filesystem::is_directory(spec.path);
+  for (std::size_t i = 0; i < files->size(); ++i) {
+    const auto& [path, bytes] = (*files)[i];
     identity.bytes += bytes;
-    const std::string name = base.empty() ? files[i].filename().string() : files[i].lexically_relative(base).string();
-    hash.add(name + '\0' + std::to_string(bytes) + '\0');
+    hash.add(std::string(folder ? name_below(spec.path, path) : name_of_file(path)) + '\0' + std::to_string(bytes) +
+             '\0');
     if (i < kHashedFiles) {
       std::array<char, kHashedBytes> head{};
-      std::ifstream in(files[i], std::ios::binary);
+      std::ifstream in(path, std::ios::binary);
       in.read(head.data(), head.size());
       hash.add(std::string_view(head.data(), static_cast<std::size_t>(in.gcount())));
     }
   }
-  identity.files = files.size();
+  identity.files = files->size();
   identity.hash = hash.hex();
   return identity;
 }

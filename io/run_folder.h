@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "io/corpus/corpus_spec.h"
+#include "io/corpus/corpus_files.h"
 #include "io/routing_writer.h"
 
 namespace switchyard {
@@ -16,7 +16,7 @@ struct CorpusIdentity {
   std::uint64_t bytes = 0;
   std::string hash;
 };
-CorpusIdentity identify(const CorpusSpec& spec, const std::vector<std::filesystem::path>& files);
+CorpusIdentity identify(const CorpusSpec& spec, const CorpusFiles& files);
 
 /// Keeps other processes from writing into OUT while it lives; the system lets go of it when the process ends, however
 /// it ends.

@@ -247,12 +247,12 @@ int AblateJob::run() {
 }
 
 AblationOutcome AblateJob::ablate(AblationState& state) {
+  if (comm_.any(stop_signal() != 0)) return {.stopped = true};
   const ExpertPlacement placement = in_.placement();
   const std::unique_ptr<ExpertTransport> transport = make_transport(in_.transport_name, comm_);
   Model model(in_.checkpoint, in_.config, placement, comm_, *transport, {in_.precision});
   AblationSweep sweep(model, plan_);
-  catch_stop_signals();
-  BlockSource source(in_.corpora, in_.tokenizer.get(), block_options(), state.next, comm_);
+  BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), state.next, comm_);
   ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);
   const auto on_progress = [&](const RouteProgress& at) {
     if (comm_.rank() == 0) progress.update(at);
@@ -358,6 +358,7 @@ void AblateJob::print_flips(const CategoryEffects& all) const {
 int run_ablate(const Arguments& arguments) {
   OptionParser parser = make_parser();
   if (!parser.parse(arguments)) return 0;
+  catch_stop_signals();
   const Communicator comm = Communicator::world();
   return AblateJob(parser, comm).run();
 }

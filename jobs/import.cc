@@ -163,7 +163,7 @@ class ImportJob {
   std::filesystem::path out_;
   std::string name_;
   std::vector<std::filesystem::path> files_;
-  std::vector<std::uint64_t> file_bytes_;
+  CorpusFiles listed_;  // the same
   BadDocument on_bad_line_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ServedFormat format_;
@@ -178,12 +178,14 @@ ImportJob::ImportJob(const OptionParser& parser)
     throw UsageError("unknown policy '" + policy + "'", "--on-bad-line", "give fail or skip");
   on_bad_line_ = policy == "skip" ? BadDocument::skip : BadDocument::fail;
   if (parser.get<std::uint64_t>("segment-tokens") == 0) throw UsageError("is 0", "--segment-tokens", "give at least 1");
+  std::vector<CorpusFile> listed;
   for (const std::string& file : parser.get<std::vector<std::string>>("file")) {
     if (!std::filesystem::is_regular_file(file))
       throw Error("is not a file", file, "name files of JSON lines, plain, .gz or .zst");
     files_.emplace_back(file);
-    file_bytes_.push_back(std::filesystem::file_size(file));
+    listed.push_back({file, std::filesystem::file_size(file)});
   }
+  listed_ = std::make_shared<const std::vector<CorpusFile>>(std::move(listed));
   if (parser.has("tokenizer")) tokenizer_ = open_tokenizer(parser.get<std::string>("tokenizer"));
 
   format_ = asked_format(parser);
@@ -235,7 +237,7 @@ json ImportJob::identity() const {
   CorpusSpec spec;
   spec.name = name_;
   spec.path = files_.front().string();
-  const CorpusIdentity files = identify(spec, files_);
+  const CorpusIdentity files = identify(spec, listed_);
   const ServedFields& fields = format_.fields;
   return {{"model", {{"name", model_.name}, {"family", model_.family}, {"vocabulary", model_.vocabulary}}},
           {"tokenizer", tokenizer_ ? tokenizer_->fingerprint() : kNone},
@@ -288,11 +290,10 @@ int ImportJob::run() const {
   if (!committed.empty() && !parser_.flag("quiet"))
     std::cerr << "continuing the run in " << out_.string() << " behind " << committed.size() << " committed segments\n";
 
-  catch_stop_signals();
   ImportOutcome outcome;
   if (start.corpus == 0) {
     ServedReader lines(files_, format_, on_bad_line_);
-    ProgressBar progress({{name_, file_bytes_}}, parser_.flag("quiet"));
+    ProgressBar progress({{name_, listed_}}, parser_.flag("quiet"));
     outcome = import_lines(lines, options, start, [&](const RouteProgress& at) { progress.update(at); });
     progress.finish();
   }
@@ -333,6 +334,7 @@ int run_import(const Arguments& arguments) {
     throw UsageError("runs in one process, here are " + std::to_string(comm.size()), "switchyard import",
                      "run it without mpirun");
   omp_set_num_threads(default_threads(host_names(comm), comm.rank()));
+  catch_stop_signals();
   return ImportJob(parser).run();
 }
 

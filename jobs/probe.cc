@@ -141,7 +141,7 @@ int run_probe(const Arguments& arguments) {
   Model model(in.checkpoint, in.config, placement, comm, *transport, {in.precision});
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
 
-  BlockSource source(in.corpora, in.tokenizer.get(), sample, {}, comm);
+  BlockSource source(in.corpora, in.corpus_files, in.tokenizer.get(), sample, {}, comm);
   std::vector<CorpusExtent> extents = in.extents();
   for (CorpusExtent& extent : extents) extent.max_tokens = sample.max_tokens;
   ProgressBar progress(extents, !show);

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
-#include <numeric>
 
 #include "jobs/format.h"
 
@@ -32,8 +31,9 @@ ProgressBar::ProgressBar(std::vector<CorpusExtent> corpora, bool quiet)
       shown_(start_) {
   double total = 0;
   for (const CorpusExtent& corpus : corpora_) {
-    auto bytes =
-        static_cast<double>(std::accumulate(corpus.file_bytes.begin(), corpus.file_bytes.end(), std::uint64_t{0}));
+    std::vector<std::uint64_t>& begin = file_begin_.emplace_back(1, 0);
+    for (const CorpusFile& file : *corpus.files) begin.push_back(begin.back() + file.bytes);
+    auto bytes = static_cast<double>(begin.back());
     if (corpus.max_tokens > 0) bytes = std::min(bytes, static_cast<double>(corpus.max_tokens) * kBytesPerToken);
     weight_.push_back(std::max(bytes, 1.0));
     total += weight_.back();
@@ -44,16 +44,11 @@ ProgressBar::ProgressBar(std::vector<CorpusExtent> corpora, bool quiet)
 double ProgressBar::fraction(const RouteProgress& progress) const {
   const CorpusExtent& corpus = corpora_[progress.corpus];
   double here = 1;
-  if (progress.cursor && progress.cursor->file < corpus.file_bytes.size()) {
-    const CorpusCursor& cursor = *progress.cursor;
-    std::uint64_t all = 0;
-    std::uint64_t done = 0;
-    for (std::size_t f = 0; f < corpus.file_bytes.size(); ++f) {
-      all += corpus.file_bytes[f];
-      if (f < cursor.file) done += corpus.file_bytes[f];
-    }
-    done += std::min(cursor.offset, corpus.file_bytes[cursor.file]);
-    here = static_cast<double>(done) / static_cast<double>(std::max<std::uint64_t>(all, 1));
+  const std::vector<std::uint64_t>& begin = file_begin_[progress.corpus];
+  if (progress.cursor && progress.cursor->file + 1 < begin.size()) {
+    const std::uint64_t done =
+        std::min(begin[progress.cursor->file] + progress.cursor->offset, begin[progress.cursor->file + 1]);
+    here = static_cast<double>(done) / static_cast<double>(std::max<std::uint64_t>(begin.back(), 1));
   }
   if (corpus.max_tokens > 0)
     here = std::max(here, static_cast<double>(progress.corpus_tokens) / static_cast<double>(corpus.max_tokens));

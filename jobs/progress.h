@@ -12,7 +12,7 @@ namespace switchyard {
 /// What is known of a corpus before it is routed, to tell how far a run is.
 struct CorpusExtent {
   std::string name;
-  std::vector<std::uint64_t> file_bytes;
+  CorpusFiles files;
   std::uint64_t max_tokens = 0;  // 0: no limit
 };
 
@@ -28,7 +28,8 @@ class ProgressBar {
   double fraction(const RouteProgress& progress) const;
 
   std::vector<CorpusExtent> corpora_;
-  std::vector<double> weight_;  // share of the work, by corpus
+  std::vector<std::vector<std::uint64_t>> file_begin_;  // bytes of a corpus before each file, and of all
+  std::vector<double> weight_;                          // share of the work, by corpus
   bool quiet_;
   bool terminal_;
   double first_fraction_ = -1;

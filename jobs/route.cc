@@ -97,6 +97,7 @@ class RouteJob {
   std::vector<std::uint8_t> excluded_tokens() const;
   BlockOptions block_options() const;
   GenerationOptions generation_options() const;
+  int say_stopped(std::size_t n_segments) const;
   void finish(const RouteOutcome& outcome) const;
 
   const OptionParser& parser_;
@@ -248,6 +249,7 @@ int RouteJob::run() {
                 << " committed segments\n";
   }
 
+  if (comm_.any(stop_signal() != 0)) return say_stopped(committed.size());
   const std::unique_ptr<ExpertTransport> transport = make_transport(in_.transport_name, comm_);
   const auto load_start = std::chrono::steady_clock::now();
   Model model(in_.checkpoint, in_.config, placement, comm_, *transport, {in_.precision});
@@ -271,10 +273,9 @@ int RouteJob::run() {
   options.write = {level_, parser_.flag("compress")};
   options.commit_seconds = parser_.get<double>("commit-seconds");
 
-  catch_stop_signals();
   RouteOutcome outcome;
   {
-    BlockSource source(in_.corpora, in_.tokenizer.get(), block_options(), start, comm_);
+    BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), start, comm_);
     ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);
     outcome = route_blocks(
         source, model, recorder, options, [&](const RouteProgress& at) { progress.update(at); }, comm_);
@@ -287,13 +288,18 @@ int RouteJob::run() {
     std::vector<std::string> names;
     for (const CorpusSpec& corpus : in_.corpora) names.push_back(corpus.name);
     write_run_master(out_, in_.facts, names, segments, in_.tokenizer.get());
-    if (outcome.stopped)
-      std::cerr << "switchyard: stopped by a signal; " << segments.size() << " segments are committed in "
-                << out_.string() << "; repeat the command to continue\n";
+    if (outcome.stopped) return say_stopped(segments.size());
   }
   if (outcome.stopped) return kExitRequeue;
   finish(outcome);
   return 0;
+}
+
+int RouteJob::say_stopped(std::size_t n_segments) const {
+  if (comm_.rank() == 0)
+    std::cerr << "switchyard: stopped by a signal; " << n_segments << " segments are committed in " << out_.string()
+              << "; repeat the command to continue\n";
+  return kExitRequeue;
 }
 
 void RouteJob::finish(const RouteOutcome& outcome) const {
@@ -324,6 +330,7 @@ void RouteJob::finish(const RouteOutcome& outcome) const {
 int run_route(const Arguments& arguments) {
   OptionParser parser = make_parser();
   if (!parser.parse(arguments)) return 0;
+  if (!parser.flag("dry-run")) catch_stop_signals();  // listing and loading may take longer than a job's warning
   const Communicator comm = Communicator::world();
   RouteJob job(parser, comm);
   return parser.flag("dry-run") ? job.dry_run() : job.run();

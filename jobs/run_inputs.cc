@@ -123,15 +123,12 @@ void RunInputs::read_corpora() {
   }
   if (comm.rank() != 0) return;
   for (const CorpusSpec& corpus : corpora) {
-    const std::vector<std::filesystem::path> files = list_files(corpus);
+    const CorpusFiles& files = corpus_files.emplace_back(list_files(corpus));
     // A column that is not there is said now, not when the corpora before it have been routed.
     CorpusSpec any = corpus;
     any.only.clear();
     static_cast<void>(DocumentReader(std::move(any), files, reader).next());
     corpus_identity.push_back(identify(corpus, files));
-    std::vector<std::uint64_t> bytes;
-    for (const std::filesystem::path& file : files) bytes.push_back(std::filesystem::file_size(file));
-    file_bytes.push_back(std::move(bytes));
   }
 }
 
@@ -198,8 +195,8 @@ std::string RunInputs::run_json(const json& identity) const {
 
 std::vector<CorpusExtent> RunInputs::extents() const {
   std::vector<CorpusExtent> found;
-  for (std::size_t c = 0; c < file_bytes.size(); ++c)
-    found.push_back({corpora[c].name, file_bytes[c], parser.get<std::uint64_t>("max-tokens")});
+  for (std::size_t c = 0; c < corpus_files.size(); ++c)
+    found.push_back({corpora[c].name, corpus_files[c], parser.get<std::uint64_t>("max-tokens")});
   return found;
 }
 

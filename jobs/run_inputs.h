@@ -52,8 +52,8 @@ struct RunInputs {
   ModelFacts facts;
   std::unique_ptr<Tokenizer> tokenizer;  // or none
   std::vector<CorpusSpec> corpora;
-  std::vector<std::vector<std::uint64_t>> file_bytes;  // of each corpus; rank 0
-  std::vector<CorpusIdentity> corpus_identity;         // rank 0
+  std::vector<CorpusFiles> corpus_files;        // of each corpus; rank 0
+  std::vector<CorpusIdentity> corpus_identity;  // rank 0
   Precision precision;
   std::int64_t context, batch_tokens;
   ReaderOptions reader;

@@ -1,11 +1,13 @@
 #include "pipeline/block_source.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <limits>
 #include <utility>
 
 #include "parallel/error.h"
+#include "parallel/stop_signal.h"
 #include "pipeline/analysis/document_groups.h"
 
 namespace switchyard {
@@ -15,6 +17,7 @@ namespace {
 /// one block.
 constexpr std::uint64_t kChunkBytesPerToken = 3;
 constexpr std::size_t kChunkDocuments = 1 << 16;
+constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
 
 /// Appends and reads plain values and strings: what rank 0 sends of a chunk.
 class Packer {
@@ -127,14 +130,17 @@ struct BlockSource::Chunk {
 /// Reads chunks of one corpus, with one document in hand to know whether a chunk is the last.
 class BlockSource::ChunkReader {
  public:
-  ChunkReader(const CorpusSpec& spec, const BlockOptions& options, const CorpusCursor& start,
+  ChunkReader(const CorpusSpec& spec, const CorpusFiles& files, const BlockOptions& options, const CorpusCursor& start,
               std::uint64_t documents_done)
-      : options_(options), files_(list_files(spec)), reader_(spec, files_, options.reader), emitted_(documents_done) {
+      : options_(options), reader_(spec, files, reader_options()), emitted_(documents_done) {
     if (options.sample > 0)
-      chosen_ = sample_ordinals(DocumentReader(spec, files_, options.reader), options.sample, options.seed);
+      chosen_ = sample_ordinals(DocumentReader(spec, files, reader_options()), options.sample, options.seed);
     reader_.seek(start);
     advance();
   }
+
+  /// Lets a read() of another thread end soon, whatever it reads: what it returns is not wanted.
+  void call_off() { called_off_ = true; }
 
   std::unique_ptr<Chunk> read() {
     auto whole = std::make_unique<Chunk>();
@@ -159,6 +165,13 @@ class BlockSource::ChunkReader {
   }
 
  private:
+  /// Reading a line of gigabytes, or choosing a sample, may take minutes: nobody waits for it after a stop signal.
+  ReaderOptions reader_options() {
+    ReaderOptions options = options_.reader;
+    options.called_off = [this] { return called_off_ || stop_signal() != 0; };
+    return options;
+  }
+
   void advance() {
     held_.reset();
     if (options_.max_documents > 0 && emitted_ >= options_.max_documents) return;
@@ -169,7 +182,7 @@ class BlockSource::ChunkReader {
   }
 
   const BlockOptions& options_;
-  std::vector<std::filesystem::path> files_;
+  std::atomic<bool> called_off_ = false;
   DocumentReader reader_;
   std::vector<std::uint64_t> chosen_;  // ordinals, ascending
   std::optional<Document> held_;
@@ -179,9 +192,14 @@ class BlockSource::ChunkReader {
   std::size_t places_reported_ = 0;
 };
 
-BlockSource::BlockSource(std::vector<CorpusSpec> corpora, const Tokenizer* tokenizer, BlockOptions options,
-                         const SourcePosition& start, const Communicator& comm)
-    : corpora_(std::move(corpora)), tokenizer_(tokenizer), options_(std::move(options)), comm_(comm), position_(start) {
+BlockSource::BlockSource(std::vector<CorpusSpec> corpora, std::vector<CorpusFiles> files, const Tokenizer* tokenizer,
+                         BlockOptions options, const SourcePosition& start, const Communicator& comm)
+    : corpora_(std::move(corpora)),
+      files_(std::move(files)),
+      tokenizer_(tokenizer),
+      options_(std::move(options)),
+      comm_(comm),
+      position_(start) {
   if (position_.corpus >= corpora_.size()) {
     ended_ = true;
     return;
@@ -189,12 +207,21 @@ BlockSource::BlockSource(std::vector<CorpusSpec> corpora, const Tokenizer* token
   begin_corpus(position_.corpus, position_.chunk, position_.corpus_documents);
 }
 
-BlockSource::~BlockSource() = default;  // waits for the threads: their futures come from std::async
+// Waits for the threads: their futures come from std::async.
+BlockSource::~BlockSource() {
+  if (reader_) reader_->call_off();
+}
 
 void BlockSource::begin_corpus(std::uint64_t corpus, const CorpusCursor& start, std::uint64_t documents_done) {
-  if (comm_.rank() == 0) reader_ = std::make_unique<ChunkReader>(corpora_[corpus], options_, start, documents_done);
+  if (comm_.rank() == 0)
+    reader_ = std::make_unique<ChunkReader>(corpora_[corpus], files_[corpus], options_, start, documents_done);
   start_reading();
   start_tokenizing();
+}
+
+std::uint64_t BlockSource::most_of_document() const {
+  return options_.answer_tokens > 0 ? static_cast<std::uint64_t>(options_.context - options_.answer_tokens)
+                                    : std::numeric_limits<std::uint32_t>::max();
 }
 
 void BlockSource::start_reading() {
@@ -209,6 +236,8 @@ void BlockSource::start_tokenizing() {
   }
   if (!tokenizing_chunk_->last) start_reading();
   tokenizing_ = std::async(std::launch::async, [this, chunk = tokenizing_chunk_.get()] {
+    // Of a document of megabytes --max-tokens may want little.
+    const std::uint64_t enough = std::min(most_of_document(), options_.max_tokens > 0 ? options_.max_tokens : kNoLimit);
     const auto [begin, end] = chunk->share(comm_.rank(), comm_.size());
     std::vector<std::vector<std::uint32_t>> ids;
     for (std::size_t i = begin; i < end; ++i) {
@@ -221,7 +250,7 @@ void BlockSource::start_tokenizing() {
         throw Error("the model folder has no tokenizer.model, and the document has no ready `tokens`",
                     "corpus document " + std::to_string(document.ordinal),
                     "copy tokenizer.model into the model folder, or route a JSONL corpus of token ids");
-      std::vector<std::uint32_t> encoded = tokenizer_->encode(document.text);
+      std::vector<std::uint32_t> encoded = tokenizer_->encode(document.text, enough);
       if (options_.add_bos && tokenizer_->bos_id() >= 0)
         encoded.insert(encoded.begin(), static_cast<std::uint32_t>(tokenizer_->bos_id()));
       ids.push_back(std::move(encoded));
@@ -231,10 +260,10 @@ void BlockSource::start_tokenizing() {
 }
 
 std::optional<Block> BlockSource::next() {
-  while (blocks_.empty()) {
-    if (ended_) return std::nullopt;
-    cut_blocks();
-  }
+  while (blocks_.empty() && !ended_) cut_blocks();
+  // A chunk that was read after a stop signal may lack documents: no block of it may be routed.
+  stopped_ = stopped_ || comm_.any(stop_signal() != 0);
+  if (stopped_ || blocks_.empty()) return std::nullopt;
   Block block = std::move(blocks_.front());
   blocks_.pop_front();
   return block;
@@ -242,8 +271,7 @@ std::optional<Block> BlockSource::next() {
 
 void BlockSource::cut_blocks() {
   const auto answer = static_cast<std::uint64_t>(options_.answer_tokens);
-  const std::uint64_t most =
-      answer > 0 ? static_cast<std::uint64_t>(options_.context) - answer : std::numeric_limits<std::uint32_t>::max();
+  const std::uint64_t most = most_of_document();
   std::vector<std::uint32_t> my_lengths;
   std::vector<std::uint32_t> my_ids;
   for (const std::vector<std::uint32_t>& ids : tokenizing_.get()) {
@@ -341,7 +369,10 @@ void BlockSource::cut_blocks() {
   if (!last) {
     start_tokenizing();
   } else if (position_.corpus < corpora_.size()) {
-    if (reading_.valid()) reading_.wait();  // it uses the reader that begin_corpus replaces
+    if (reading_.valid()) {  // it uses the reader that begin_corpus replaces
+      reader_->call_off();
+      reading_.wait();
+    }
     begin_corpus(position_.corpus, {}, 0);
   } else {
     ended_ = true;

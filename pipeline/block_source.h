@@ -81,29 +81,34 @@ struct Block {
 /// Turns corpora into blocks. Rank 0 reads text in chunks of a fixed number of bytes, every rank tokenizes its share of
 /// a chunk, all get the ids; a chunk's windows are then cut into blocks of equal size. Reading runs two chunks ahead of
 /// routing and tokenizing one, each on a thread of its own; messages are sent only inside next(), by the calling
-/// thread.
+/// thread. Holds those chunks whatever the size of a corpus, and a document of up to ReaderOptions::max_document_bytes.
 class BlockSource {
  public:
-  /// tokenizer may be nullptr when all documents bring ready tokens. `comm` and `tokenizer` outlive the source.
-  BlockSource(std::vector<CorpusSpec> corpora, const Tokenizer* tokenizer, BlockOptions options,
-              const SourcePosition& start, const Communicator& comm);
+  /// files: of each corpus, on rank 0, which alone reads. tokenizer may be nullptr when all documents bring ready
+  /// tokens. `comm` and `tokenizer` outlive the source.
+  BlockSource(std::vector<CorpusSpec> corpora, std::vector<CorpusFiles> files, const Tokenizer* tokenizer,
+              BlockOptions options, const SourcePosition& start, const Communicator& comm);
   ~BlockSource();
   BlockSource(const BlockSource&) = delete;
   BlockSource& operator=(const BlockSource&) = delete;
 
-  /// Collective. The next block, the same on all ranks, or nothing at the end of the last corpus. Throws Error of a bad
-  /// document or a token id outside the vocabulary.
+  /// Collective. The next block, the same on all ranks, or nothing at the end of the last corpus, or from the first
+  /// stop signal on any rank on. Throws Error of a bad document or a token id outside the vocabulary.
   std::optional<Block> next();
+  /// Whether a stop signal ended the blocks. The same on all ranks.
+  bool stopped() const { return stopped_; }
 
  private:
   struct Chunk;
   class ChunkReader;
   void begin_corpus(std::uint64_t corpus, const CorpusCursor& start, std::uint64_t documents_done);
+  std::uint64_t most_of_document() const;  // tokens that are routed of one
   void start_reading();
   void start_tokenizing();
   void cut_blocks();
 
   std::vector<CorpusSpec> corpora_;
+  std::vector<CorpusFiles> files_;
   const Tokenizer* tokenizer_;
   BlockOptions options_;
   const Communicator& comm_;
@@ -114,6 +119,7 @@ class BlockSource {
   std::future<std::vector<std::vector<std::uint32_t>>> tokenizing_;  // ids of this rank's share of the documents
   std::deque<Block> blocks_;
   bool ended_ = false;
+  bool stopped_ = false;
 };
 
 }  // namespace switchyard

@@ -275,6 +275,10 @@ RouteOutcome route_blocks(BlockSource& source, Model& model, Recorder& recorder,
     if (loop.outcome.stopped || last_of_corpus || loop.commit_is_due()) loop.commit();
     if (loop.outcome.stopped) break;
   }
+  if (source.stopped()) {
+    loop.outcome.stopped = true;
+    loop.commit();
+  }
   loop.outcome.seconds = seconds_since(start);
   return loop.outcome;
 }

@@ -8,6 +8,7 @@ nlohmann::json as_json(const SourcePosition& p) {
           {"offset", p.chunk.offset},
           {"in_file", p.chunk.in_file},
           {"ordinal", p.chunk.ordinal},
+          {"lines", p.chunk.lines},
           {"blocks_of_chunk", p.blocks_of_chunk},
           {"block", p.block},
           {"documents", p.documents},
@@ -20,7 +21,8 @@ nlohmann::json as_json(const SourcePosition& p) {
 SourcePosition source_position(const nlohmann::json& j) {
   SourcePosition p;
   p.corpus = j.at("corpus");
-  p.chunk = {j.at("file"), j.at("offset"), j.at("in_file"), j.at("ordinal")};
+  // Records of earlier versions do not say lines: bad documents behind such a place are named by lines from there.
+  p.chunk = {j.at("file"), j.at("offset"), j.at("in_file"), j.at("ordinal"), j.value("lines", std::uint64_t{0})};
   p.blocks_of_chunk = j.at("blocks_of_chunk");
   p.block = j.at("block");
   p.documents = j.at("documents");

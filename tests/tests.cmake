@@ -13,6 +13,7 @@ add_test(NAME parallel_failing_rank_test COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/par
          $<TARGET_FILE:parallel_failing_rank> ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG})
 set_tests_properties(parallel_failing_rank_test PROPERTIES TIMEOUT 900 ENVIRONMENT "${MPI_TEST_ENVIRONMENT}" LABELS "parallel;mpi")
 switchyard_test(io/corpus_test.cc)
+switchyard_test(io/large_corpus_test.cc)
 switchyard_test(io/tokenizer_test.cc)
 switchyard_test(io/served_test.cc)
 switchyard_test(io/safetensors_test.cc)

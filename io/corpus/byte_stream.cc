@@ -60,7 +60,7 @@ class PlainSource final : public ByteSource {
     return true;
   }
 
-  std::uint64_t size() const { return size_; }
+  std::optional<std::uint64_t> size() const override { return size_; }
 
  private:
   std::string name_;
@@ -161,8 +161,9 @@ std::unique_ptr<ByteSource> memory_source(std::string bytes) {
   return std::make_unique<MemorySource>(std::move(bytes));
 }
 
-ByteStream::ByteStream(std::unique_ptr<ByteSource> source, std::string name, std::size_t buffer_bytes)
-    : source_(std::move(source)), name_(std::move(name)), buffer_(buffer_bytes) {
+ByteStream::ByteStream(std::unique_ptr<ByteSource> source, std::string name, std::size_t buffer_bytes,
+                       std::function<bool()> called_off)
+    : source_(std::move(source)), name_(std::move(name)), buffer_(buffer_bytes), called_off_(std::move(called_off)) {
   pass_byte_order_mark();
 }
 
@@ -172,6 +173,7 @@ void ByteStream::pass_byte_order_mark() {
 
 std::string_view ByteStream::buffered() {
   if (begin_ == end_) {
+    if (called_off_ && called_off_()) throw ReadingCalledOff();
     begin_ = 0;
     end_ = source_->read(buffer_);
   }
@@ -208,10 +210,9 @@ ByteStream::Line ByteStream::read_line(std::uint64_t limit) {
   return line;
 }
 
-void ByteStream::skip_to(std::uint64_t offset) {
+void ByteStream::skip_to(std::uint64_t offset, std::uint64_t newlines) {
   if (offset > offset_ + (end_ - begin_) && source_->seek(offset)) {
-    uncounted_ = offset;
-    newlines_ = 0;
+    newlines_ = newlines;
     offset_ = offset;
     begin_ = end_ = 0;
     return;
@@ -224,24 +225,8 @@ void ByteStream::skip_to(std::uint64_t offset) {
 }
 
 void ByteStream::skip_to_end() {
+  if (const auto size = source_->size(); size && *size > offset_) return skip_to(*size, newlines_);
   for (std::string_view bytes = buffered(); !bytes.empty(); bytes = buffered()) consume(bytes.size());
-}
-
-std::uint64_t ByteStream::newlines_skipped() {
-  if (uncounted_ == 0) return newlines_skipped_;
-  std::vector<char> part(buffer_.size());
-  source_->seek(0);
-  newlines_skipped_ = 0;
-  for (std::uint64_t left = uncounted_; left > 0;) {
-    const std::size_t count =
-        source_->read({part.data(), static_cast<std::size_t>(std::min<std::uint64_t>(left, part.size()))});
-    if (count == 0) break;
-    newlines_skipped_ += count_newlines({part.data(), count});
-    left -= count;
-  }
-  uncounted_ = 0;
-  source_->seek(offset_ + (end_ - begin_));
-  return newlines_skipped_;
 }
 
 }  // namespace switchyard

@@ -2,8 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,7 +23,12 @@ class ByteSource {
   virtual std::size_t read(std::span<char> into) = 0;
   /// Goes on at an offset and says true; false when only reading can get there. Throws Error past the end.
   virtual bool seek(std::uint64_t /*offset*/) { return false; }
+  /// Bytes in all; nothing when only reading can tell.
+  virtual std::optional<std::uint64_t> size() const { return std::nullopt; }
 };
+
+/// Thrown in the middle of reading when it has been called off.
+class ReadingCalledOff : public std::exception {};
 
 /// A plain file, or a .gz or .zst one by its name. Throws Error when it cannot be opened.
 std::unique_ptr<ByteSource> open_source(const std::filesystem::path& file);
@@ -30,10 +38,15 @@ std::unique_ptr<ByteSource> memory_source(std::string bytes);
 /// A buffered source that knows its place. A byte-order mark at the very beginning is passed over.
 class ByteStream {
  public:
-  /// `name` stands for the file in errors. `buffer_bytes` are read at a time, 3 or more.
-  ByteStream(std::unique_ptr<ByteSource> source, std::string name, std::size_t buffer_bytes = std::size_t{1} << 20U);
+  static constexpr std::size_t kBufferBytes = std::size_t{1} << 20U;
 
-  /// Some bytes from here on, at least one unless the end is reached. Valid until the next call of this object.
+  /// `name` stands for the file in errors. `buffer_bytes` are read at a time, 3 or more. called_off: asked before each
+  /// read, by whatever thread reads.
+  ByteStream(std::unique_ptr<ByteSource> source, std::string name, std::size_t buffer_bytes = kBufferBytes,
+             std::function<bool()> called_off = {});
+
+  /// Some bytes from here on, at least one unless the end is reached. Valid until the next call of this object. Throws
+  /// ReadingCalledOff.
   std::string_view buffered();
   /// Passes over `count` bytes of buffered().
   void consume(std::size_t count);
@@ -46,17 +59,16 @@ class ByteStream {
   /// The next line; what is longer than `limit` is passed over without being kept.
   Line read_line(std::uint64_t limit);
 
-  /// Goes forward to an offset. Throws Error when the stream ends before it.
-  void skip_to(std::uint64_t offset);
+  /// Goes forward to an offset that this many line feeds stand before. A plain file is not read up to there, compressed
+  /// data is. Throws Error when the stream ends before it.
+  void skip_to(std::uint64_t offset, std::uint64_t newlines);
   /// Goes to the end; compressed data is still checked.
   void skip_to_end();
 
   /// Bytes before this place.
   std::uint64_t offset() const { return offset_; }
-  /// Line feeds passed, without those that newlines_skipped() gives.
+  /// Line feeds before this place, until skip_to_end.
   std::uint64_t newlines() const { return newlines_; }
-  /// Line feeds in what skip_to left out by a seek, which this call reads again.
-  std::uint64_t newlines_skipped();
   const std::string& name() const { return name_; }
 
  private:
@@ -69,9 +81,8 @@ class ByteStream {
   std::size_t end_ = 0;
   std::uint64_t offset_ = 0;
   std::uint64_t newlines_ = 0;
-  std::uint64_t uncounted_ = 0;  // bytes at the beginning that a seek left out
-  std::uint64_t newlines_skipped_ = 0;
   std::string line_;  // a line that did not fit into the buffer
+  std::function<bool()> called_off_;
 };
 
 }  // namespace switchyard

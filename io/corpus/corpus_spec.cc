@@ -1,15 +1,8 @@
 #include "io/corpus/corpus_spec.h"
 
-#include <glob.h>
-#include <unistd.h>
-
-#include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
-#include <optional>
+#include <filesystem>
 #include <set>
-#include <system_error>
 #include <utility>
 
 #include "io/corpus/format_reader.h"
@@ -17,8 +10,6 @@
 
 namespace switchyard {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::array<std::string_view, 8> kKeys{"format",   "field", "tokens", "id",
                                                 "category", "only",  "split",  "header"};
@@ -114,35 +105,11 @@ void check_keys_fit(const CorpusSpec& spec, std::string_view text, const std::se
   }
 }
 
-std::string error_text(const std::error_code& error) { return error.message(); }
-
-/// All regular files below a folder but hidden ones; links to files are followed, links to folders are not.
-void list_below(const fs::path& folder, std::vector<fs::path>& files) {
-  std::error_code error;
-  fs::recursive_directory_iterator entry(folder, error);
-  for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
-    const bool hidden = entry->path().filename().native().starts_with('.');
-    std::error_code ignored;  // a dangling link is no file
-    if (hidden && entry->is_directory(ignored)) entry.disable_recursion_pending();
-    if (!hidden && entry->is_regular_file(ignored)) files.push_back(entry->path());
-  }
-  if (error) throw Error("the folder cannot be listed: " + error_text(error), folder.string());
-}
-
-std::vector<fs::path> match_glob(const std::string& pattern) {
-  glob_t matches{};
-  const int status = ::glob(pattern.c_str(), GLOB_NOSORT, nullptr, &matches);
-  std::vector<fs::path> paths;
-  if (status == 0) paths.assign(matches.gl_pathv, matches.gl_pathv + matches.gl_pathc);
-  ::globfree(&matches);
-  return paths;
-}
-
 }  // namespace
 
 CorpusFormat format_of_file(const CorpusSpec& spec, const std::string& file_name) {
   if (spec.format_given) return spec.format;
-  fs::path path(file_name);
+  std::filesystem::path path(file_name);
   if (path.extension() == ".gz" || path.extension() == ".zst") path.replace_extension();
   const std::string extension = path.extension().string();
   if (extension == ".jsonl" || extension == ".ndjson" || extension == ".json") return CorpusFormat::jsonl;
@@ -175,34 +142,6 @@ CorpusSpec CorpusSpec::parse(std::string_view text) {
   spec.format = format_of_file(spec, spec.path);
   if (spec.format_given || spec.format != CorpusFormat::text) check_keys_fit(spec, text, given);
   return spec;
-}
-
-std::vector<std::filesystem::path> list_files(const CorpusSpec& spec) {
-  std::error_code error;
-  const bool exists = fs::exists(spec.path, error);
-  std::vector<fs::path> files;
-  for (const fs::path& path : exists ? std::vector<fs::path>{spec.path} : match_glob(spec.path)) {
-    if (fs::is_directory(path, error)) {
-      list_below(path, files);
-    } else {
-      files.push_back(path);
-    }
-  }
-  const std::string where = "--corpus " + spec.name + '=' + spec.path;
-  if (files.empty()) {
-    const bool stray_key = spec.path.find(',') != std::string::npos;
-    throw Error(exists ? "the folder has no files" : "no such file, folder or glob", where,
-                stray_key
-                    ? "what follows a comma is taken for the path unless it is a known key: format, field, tokens, id, "
-                      "category, only, split, header"
-                    : "give a file, a folder or a pattern such as 'data/*.jsonl.zst'");
-  }
-  std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) { return a.native() < b.native(); });
-  for (const fs::path& file : files) {
-    if (::access(file.c_str(), R_OK) != 0)
-      throw Error(std::string("cannot be read: ") + std::strerror(errno), file.string());
-  }
-  return files;
 }
 
 }  // namespace switchyard

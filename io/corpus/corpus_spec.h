@@ -1,10 +1,7 @@
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
 #include <string>
 #include <string_view>
-#include <vector>
 
 namespace switchyard {
 
@@ -33,8 +30,5 @@ struct CorpusSpec {
   /// ",key=" of a known key ends it.
   static CorpusSpec parse(std::string_view text);
 };
-
-/// The corpus' files, sorted by path; throws Error when there is none or one cannot be read.
-std::vector<std::filesystem::path> list_files(const CorpusSpec& spec);
 
 }  // namespace switchyard

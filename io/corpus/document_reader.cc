@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::size_t kPlacesKept = 100;
 constexpr std::uint64_t kRecordBytesPerTextByte = 4;
+constexpr std::uint64_t kLeastBufferBytes = 4096;
 constexpr std::string_view kTextPlace = "text";  // {text} is the document's text, whatever its field is called
 
 /// The folder that the names of a corpus' files are relative to.
@@ -33,6 +34,13 @@ std::filesystem::path base_folder(const std::string& corpus_path) {
   return base;
 }
 
+/// Room for the whole of a small file: corpora of millions of them would else spend their time on buffers.
+std::size_t buffer_bytes(const CorpusFile& file) {
+  const std::filesystem::path extension = std::filesystem::path(file.path).extension();
+  if (extension == ".gz" || extension == ".zst") return ByteStream::kBufferBytes;
+  return static_cast<std::size_t>(std::clamp<std::uint64_t>(file.bytes, kLeastBufferBytes, ByteStream::kBufferBytes));
+}
+
 std::string name_in_corpus(const std::filesystem::path& file, const std::filesystem::path& base) {
   const std::filesystem::path relative = base.empty() ? file : file.lexically_relative(base);
   const bool below = !relative.empty() && *relative.begin() != "..";
@@ -42,8 +50,9 @@ std::string name_in_corpus(const std::filesystem::path& file, const std::filesys
 }  // namespace
 
 struct DocumentReader::State {
-  State(CorpusSpec spec, std::vector<std::filesystem::path> files, ReaderOptions options);
+  State(CorpusSpec spec, CorpusFiles files, ReaderOptions options);
 
+  std::optional<Document> next();
   bool open_file();
   void close_file();
   std::optional<std::string> assemble(RawDocument& raw, Document& document) const;
@@ -54,7 +63,7 @@ struct DocumentReader::State {
   const FieldValue& value_for_place(const RawDocument& raw, const std::string& name) const;
 
   FormatRequest request;
-  std::vector<std::filesystem::path> files;
+  CorpusFiles files;
   ReaderOptions options;
   PromptTemplate prompt;
   std::filesystem::path base;
@@ -68,7 +77,7 @@ struct DocumentReader::State {
   std::vector<std::string> skipped_places;
 };
 
-DocumentReader::State::State(CorpusSpec spec, std::vector<std::filesystem::path> the_files, ReaderOptions the_options)
+DocumentReader::State::State(CorpusSpec spec, CorpusFiles the_files, ReaderOptions the_options)
     : files(std::move(the_files)), options(std::move(the_options)), prompt(options.prompt_template) {
   if (options.max_document_bytes == 0)
     throw UsageError("documents of at most 0 bytes", "--max-document-bytes", "give 1 or more");
@@ -99,11 +108,11 @@ const FieldValue& DocumentReader::State::value_for_place(const RawDocument& raw,
 
 /// Opens the cursor's file at the cursor; false after the last file.
 bool DocumentReader::State::open_file() {
-  if (cursor.file >= files.size()) return false;
-  const std::filesystem::path& file = files[static_cast<std::size_t>(cursor.file)];
-  file_name = name_in_corpus(file, base);
-  stream = std::make_unique<ByteStream>(open_source(file), file.string());
-  switch (format_of_file(request.spec, file.string())) {
+  if (cursor.file >= files->size()) return false;
+  const CorpusFile& file = (*files)[static_cast<std::size_t>(cursor.file)];
+  file_name = name_in_corpus(file.path, base);
+  stream = std::make_unique<ByteStream>(open_source(file.path), file.path, buffer_bytes(file), options.called_off);
+  switch (format_of_file(request.spec, file.path)) {
     case CorpusFormat::text:
       format = make_text_reader(request);
       break;
@@ -118,14 +127,14 @@ bool DocumentReader::State::open_file() {
       break;
   }
   format->begin_file(*stream);
-  stream->skip_to(cursor.offset);
+  stream->skip_to(cursor.offset, cursor.lines);
   return true;
 }
 
 void DocumentReader::State::close_file() {
   stream.reset();
   format.reset();
-  cursor = {cursor.file + 1, 0, 0, cursor.ordinal};
+  cursor = {cursor.file + 1, 0, 0, cursor.ordinal, 0};
 }
 
 /// Makes the document; says what is wrong where it cannot be made.
@@ -186,52 +195,64 @@ void DocumentReader::State::refuse(const RawDocument& raw, const std::string& fa
   ++skipped;
   const bool fails = options.on_bad_document == BadDocument::fail;
   if (!fails && skipped_places.size() >= kPlacesKept) return;
-  const std::uint64_t line = stream->newlines_skipped() + raw.newlines_before + 1;
-  const std::string where = stream->name() + ':' + std::to_string(line);
+  const std::string where = stream->name() + ':' + std::to_string(raw.newlines_before + 1);
   if (fails) throw Error(fault, where, "fix the line or pass --on-bad-document=skip");
   skipped_places.push_back(where + ": " + fault);
 }
 
-DocumentReader::DocumentReader(CorpusSpec spec, std::vector<std::filesystem::path> files, ReaderOptions options)
+DocumentReader::DocumentReader(CorpusSpec spec, CorpusFiles files, ReaderOptions options)
     : state_(std::make_unique<State>(std::move(spec), std::move(files), std::move(options))) {}
 
 DocumentReader::~DocumentReader() = default;
 DocumentReader::DocumentReader(DocumentReader&&) noexcept = default;
 
-std::optional<Document> DocumentReader::next() {
-  State& state = *state_;
+std::optional<Document> DocumentReader::State::next() {
   for (;;) {
-    if (!state.stream && !state.open_file()) return std::nullopt;
+    if (!stream && !open_file()) return std::nullopt;
     RawDocument raw;
-    if (!state.format->next(*state.stream, raw)) {
-      state.close_file();
+    if (!format->next(*stream, raw)) {
+      close_file();
       continue;
     }
     Document document;
-    const std::optional<std::string> fault = state.assemble(raw, document);
-    state.cursor.offset = state.stream->offset();
-    ++state.cursor.in_file;
+    const std::optional<std::string> fault = assemble(raw, document);
+    cursor.offset = stream->offset();
+    cursor.lines = stream->newlines();
+    ++cursor.in_file;
     if (fault) {
-      state.refuse(raw, *fault);
+      refuse(raw, *fault);
       continue;
     }
-    if (!state.request.spec.only.empty() && document.category != state.request.spec.only) continue;
-    document.ordinal = state.cursor.ordinal++;
+    if (!request.spec.only.empty() && document.category != request.spec.only) continue;
+    document.ordinal = cursor.ordinal++;
     return document;
+  }
+}
+
+std::optional<Document> DocumentReader::next() {
+  try {
+    return state_->next();
+  } catch (const ReadingCalledOff&) {
+    state_->stream.reset();  // it stands inside a document
+    return std::nullopt;
   }
 }
 
 CorpusCursor DocumentReader::cursor() const { return state_->cursor; }
 
 void DocumentReader::seek(const CorpusCursor& cursor) {
-  if (cursor.file > state_->files.size()) {
-    throw Error("a place in file " + std::to_string(cursor.file + 1) + " of " + std::to_string(state_->files.size()),
+  if (cursor.file > state_->files->size()) {
+    throw Error("a place in file " + std::to_string(cursor.file + 1) + " of " + std::to_string(state_->files->size()),
                 "corpus " + state_->request.spec.name, "the corpus has changed");
   }
   state_->stream.reset();
   state_->format.reset();
   state_->cursor = cursor;
-  static_cast<void>(state_->open_file());  // now, so that a changed corpus is an error here
+  try {
+    static_cast<void>(state_->open_file());  // now, so that a changed corpus is an error here
+  } catch (const ReadingCalledOff&) {
+    state_->stream.reset();
+  }
 }
 
 std::uint64_t DocumentReader::skipped() const { return state_->skipped; }

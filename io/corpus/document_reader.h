@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "io/corpus/corpus_spec.h"
+#include "io/corpus/corpus_files.h"
 
 namespace switchyard {
 
@@ -29,6 +29,7 @@ struct CorpusCursor {
   std::uint64_t offset = 0;   // bytes of the (decompressed) file before it
   std::uint64_t in_file = 0;  // ordinal of the document within its file, bad ones counted (it names the document)
   std::uint64_t ordinal = 0;  // Document::ordinal of the next good document
+  std::uint64_t lines = 0;    // line feeds of the file before it (they name the place of a bad document)
   bool operator==(const CorpusCursor&) const = default;
 };
 
@@ -41,6 +42,8 @@ struct ReaderOptions {
   BadDocument on_bad_document = BadDocument::fail;
   std::uint64_t max_document_bytes = 64ULL << 20U;  // longer text documents are cut at a UTF-8 boundary; longer JSON
                                                     // lines or CSV records are bad documents past 4x this
+  /// Asked before each read of at most 1 MiB, by the thread that reads: once true, there are no more documents.
+  std::function<bool()> called_off;
 };
 
 /// Streams the documents of a corpus in order: files sorted by path, then file order. Holds one document (and a read
@@ -49,7 +52,7 @@ struct ReaderOptions {
 /// on as they are (the tokenizer copes).
 class DocumentReader {
  public:
-  DocumentReader(CorpusSpec spec, std::vector<std::filesystem::path> files, ReaderOptions options);
+  DocumentReader(CorpusSpec spec, CorpusFiles files, ReaderOptions options);
   ~DocumentReader();
   DocumentReader(DocumentReader&&) noexcept;
 

@@ -117,14 +117,16 @@ class JsonlReader final : public FormatReader {
 
   bool next(ByteStream& stream, RawDocument& document) override {
     ByteStream::Line line;
+    std::uint64_t begin = 0;
     do {
       document.newlines_before = stream.newlines();
+      begin = stream.offset();
       line = stream.read_line(request_.max_record_bytes);
       if (!line.found) return false;
     } while (line.bytes.size() == line.length && line.bytes.find_first_not_of(" \t\r") == std::string_view::npos);
     if (line.length > request_.max_record_bytes) {
-      document.fault = "a line of " + std::to_string(line.length) + " bytes, more than the " +
-                       std::to_string(request_.max_record_bytes) + " allowed";
+      document.fault = "a line of " + std::to_string(line.length) + " bytes from byte " + std::to_string(begin) +
+                       " on, more than the " + std::to_string(request_.max_record_bytes) + " allowed";
       return true;
     }
     parse_json_line(line.bytes, request_.names, request_.spec.tokens_field, document);

@@ -66,7 +66,7 @@ bool ServedReader::open_file() {
   if (read_.file >= files_.size()) return false;
   const std::filesystem::path& file = files_[static_cast<std::size_t>(read_.file)];
   stream_ = std::make_unique<ByteStream>(open_source(file), file.string());
-  stream_->skip_to(read_.offset);
+  stream_->skip_to(read_.offset, read_.in_file);
   return true;
 }
 
@@ -75,7 +75,7 @@ void ServedReader::read_ahead() {
   while (ahead_.size() < kLinesAhead && bytes < kBytesAhead && (stream_ || open_file())) {
     const ByteStream::Line line = stream_->read_line(kMostLineBytes);
     if (!line.found) {
-      read_ = {read_.file + 1, 0, 0, 0};
+      read_ = {read_.file + 1, 0, 0, 0, 0};
       stream_.reset();
       continue;
     }

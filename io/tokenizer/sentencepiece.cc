@@ -161,10 +161,10 @@ class SentencePieceTokenizer final : public Tokenizer {
     }
   }
 
-  std::vector<std::uint32_t> encode(std::string_view text) const override {
+  std::vector<std::uint32_t> encode(std::string_view text, std::size_t enough) const override {
     std::vector<std::uint32_t> ids;
     bool first = true;
-    while (!text.empty()) {
+    while (!text.empty() && ids.size() <= enough) {
       const std::string_view section = text.substr(0, section_length(text));
       // Where spaces at a section's beginning are removed, its dummy prefix stands for them.
       const bool prefixed = first || (settings_.removes_extra_whitespaces && section.front() == ' ');

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,7 +16,9 @@ namespace switchyard {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  virtual std::vector<std::uint32_t> encode(std::string_view text) const = 0;
+  /// `enough`: where the text has more ids than that, only its first ones, more than `enough`, need be made.
+  virtual std::vector<std::uint32_t> encode(std::string_view text,
+                                            std::size_t enough = std::numeric_limits<std::size_t>::max()) const = 0;
   virtual std::uint32_t vocabulary_size() const = 0;
   /// -1 when the tokenizer has none.
   virtual std::int64_t bos_id() const = 0;

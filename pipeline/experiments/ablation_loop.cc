@@ -105,6 +105,7 @@ AblationOutcome ablate_blocks(BlockSource& source, AblationSweep& sweep, Ablatio
       saved = Clock::now();
     }
   }
+  outcome.stopped = outcome.stopped || source.stopped();
   if (comm.rank() == 0) state.save(options.state);
   outcome.seconds = seconds_since(start);
   return outcome;

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -92,6 +93,45 @@ class Failure(support.TestCase):
                 self.assertIn("repeat the command", errors)
         self.assertGreaterEqual(stops, 1)
         self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
+
+    def processes_of(self, out):
+        """Process ids of the ranks whose command line names this OUT and that catch SIGUSR1, lowest first."""
+        found = []
+        for entry in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+                with open(f"/proc/{entry}/status") as file:
+                    caught = int(re.search(r"^SigCgt:\s*(\w+)", file.read(), re.M).group(1), 16)
+                if words[0] == support.BINARY.encode() and str(out).encode() in words and caught >> (signal.SIGUSR1 - 1) & 1:
+                    found.append(int(entry))
+            except OSError:
+                pass
+        return sorted(found)
+
+    def test_a_stop_signal_while_the_run_starts(self):
+        corpus = self.folder / "corpus"
+        corpus.mkdir()
+        for i in range(30_000):
+            (corpus / f"{i}.txt").touch()
+        (corpus / "text.txt").write_text("some text to route\n" * 20)
+        reference = self.folder / "reference"
+        options = ["route", "--model", support.DEMO, "--corpus", f"text={corpus}", "--context", 100, "--precision", "f32", "--quiet"]
+        self.switchyard(*options, "--out", reference)
+        for ranks in (1, 2):
+            out = self.folder / f"stopped-{ranks}"
+            process = subprocess.Popen(support.command(*options, "--out", out, ranks=ranks), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            deadline = time.monotonic() + 60
+            while len(self.processes_of(out)) < ranks and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            os.kill(self.processes_of(out)[-1], signal.SIGUSR1)  # of one rank: the others learn of it
+            _, errors = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 85, errors)
+            self.assertIn("0 segments are committed", errors)
+            self.assertEqual(self.manifest(out), [])
+            self.assertNotIn("model loaded", (out / "log" / "rank-0000.log").read_text())
+            self.switchyard(*options, "--out", out, ranks=ranks)
+            self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
 
     def manifest(self, out):
         path = out / "manifest.jsonl"

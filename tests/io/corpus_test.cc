@@ -168,8 +168,10 @@ TEST(ListFiles, SortsAndWalksFoldersAndGlobs) {
   }
   const auto names = [&](const std::string& path) {
     Strings found;
-    for (const auto& file : list_files(CorpusSpec::parse("c=" + path))) {
-      found.push_back(file.lexically_relative(folder.path()).string());
+    const CorpusFiles files = list_files(CorpusSpec::parse("c=" + path));
+    for (const CorpusFile& file : *files) {
+      EXPECT_EQ(file.bytes, std::filesystem::file_size(file.path));
+      found.push_back(std::filesystem::path(file.path).lexically_relative(folder.path()).string());
     }
     return found;
   };
@@ -295,7 +297,8 @@ TEST(JsonlCorpus, NamesEveryFaultAndItsLine) {
       {"{\"tokens\": [null]}", "non-negative integers"},
       {"{\"tokens\": \"1 2\"}", "non-negative integers"},
       {"{\"tokens\": {\"a\": 1}}", "non-negative integers"},
-      {"{\"text\": \"" + std::string(300, 'a') + "\"}", "a line of 312 bytes, more than the 256 allowed"},
+      {"{\"text\": \"" + std::string(300, 'a') + "\"}",
+       "a line of 312 bytes from byte 18 on, more than the 256 allowed"},
   };
   const TempFolder folder;
   const auto file = folder / "a.jsonl";
@@ -651,11 +654,11 @@ TEST(Cursor, LineNumbersAreRightAfterASeek) {
     write_file(folder / ("a.jsonl" + suffix), packed(content, suffix));
     const std::string option = "c=" + (folder / ("a.jsonl" + suffix)).string();
     DocumentReader reader = open_corpus(option);
-    reader.seek({0, 24ULL * 199'000, 199'000, 199'000});
+    reader.seek({0, 24ULL * 199'000, 199'000, 199'000, 398'000});
     for (int i = 0; i < 1000; ++i) ASSERT_TRUE(reader.next());
     EXPECT_THAT(error_of([&] { reader.next(); }), HasSubstr(":400001: not a JSON object"));
     DocumentReader skipping = open_corpus(option, small_documents());
-    skipping.seek({0, 24ULL * 100'000, 100'000, 100'000});
+    skipping.seek({0, 24ULL * 100'000, 100'000, 100'000, 200'000});
     EXPECT_EQ(read_all(skipping).size(), 100'000U);
     EXPECT_THAT(skipping.skipped_places(), ElementsAre(HasSubstr(":400001: ")));
   }

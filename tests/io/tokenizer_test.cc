@@ -203,6 +203,21 @@ TEST(Tokenizer, ARunOfOneLetterIsCutRarely) {
   EXPECT_LE(static_cast<std::ptrdiff_t>(ids.size()) - usual, 6);
 }
 
+TEST(Tokenizer, LeavesOutWhatIsBeyondEnough) {
+  std::string text;
+  for (int i = 0; i < 20'000; ++i) text += "word " + std::to_string(i) + " ";
+  const Ids all = mixtral().encode(text);
+  for (const std::size_t enough : {std::size_t{0}, std::size_t{1}, std::size_t{30'000}, all.size() - 1}) {
+    const Ids some = mixtral().encode(text, enough);
+    EXPECT_GT(some.size(), enough);
+    EXPECT_TRUE(
+        std::equal(some.begin(), some.end(), all.begin(), all.begin() + static_cast<std::ptrdiff_t>(some.size())));
+  }
+  EXPECT_LT(mixtral().encode(text, 30'000).size(), 50'000U);
+  EXPECT_GT(all.size(), 100'000U);
+  EXPECT_EQ(mixtral().encode(text, all.size()), all);
+}
+
 TEST(Tokenizer, TakesAnyBytes) {
   const std::string replacement = "\xEF\xBF\xBD";
   const std::vector<std::pair<std::string, std::string>> same{

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -57,7 +58,9 @@ class BlockSourceTest : public ::testing::Test {
   }
   std::vector<Block> read_all(const std::vector<std::string>& names, const BlockOptions& wanted,
                               const SourcePosition& start = {}) const {
-    BlockSource source(corpora(names), nullptr, wanted, start, comm_);
+    std::vector<CorpusFiles> files;
+    for (const CorpusSpec& corpus : corpora(names)) files.push_back(comm_.rank() == 0 ? list_files(corpus) : nullptr);
+    BlockSource source(corpora(names), files, nullptr, wanted, start, comm_);
     std::vector<Block> blocks;
     while (std::optional<Block> block = source.next()) blocks.push_back(std::move(*block));
     return blocks;
@@ -114,6 +117,26 @@ TEST_F(BlockSourceTest, EveryTokenOnceInCorpusOrder) {
   for (std::size_t d = 0; d < kLengths.size(); ++d) EXPECT_EQ(lengths[d], kLengths[d]);
   EXPECT_TRUE(blocks.back().last_of_corpus);
   EXPECT_EQ(blocks.back().after.corpus, 2U);
+}
+
+/// A corpus of which little is wanted ends without its rest being read, here a line of 1 TB (a hole in the file).
+TEST_F(BlockSourceTest, MaxTokensDoesNotWaitForWhatIsBehind) {
+  if (comm_.rank() == 0) {
+    std::ofstream out(folder_ / "huge.jsonl");
+    for (std::size_t d = 0; d < 40; ++d) write_document(out, d, 60);
+    out.close();
+    std::filesystem::resize_file(folder_ / "huge.jsonl", 1'000'000'000'000);
+  }
+  comm_.barrier();
+  BlockOptions wanted = options();
+  wanted.max_tokens = 70;
+  wanted.block_tokens = 200;
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<Block> blocks = read_all({"huge", "b"}, wanted);
+  ASSERT_EQ(blocks.size(), 2U);
+  EXPECT_EQ(blocks[0].tokens.size(), 70U);
+  EXPECT_EQ(blocks[1].tokens.size(), 33U);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(30));  // reading it takes minutes
 }
 
 TEST_F(BlockSourceTest, WithAnswersADocumentIsOneWindow) {
