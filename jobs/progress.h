@@ -21,12 +21,12 @@ class ProgressBar {
  public:
   ProgressBar(std::vector<CorpusExtent> corpora, bool quiet);
   void update(const RouteProgress& progress);
+  /// Share of the work that is done, 0 to 1: bytes of text read, corpora weighed by their size.
+  double fraction(const RouteProgress& progress) const;
   /// Clears the bar's line.
   void finish();
 
  private:
-  double fraction(const RouteProgress& progress) const;
-
   std::vector<CorpusExtent> corpora_;
   std::vector<std::vector<std::uint64_t>> file_begin_;  // bytes of a corpus before each file, and of all
   std::vector<double> weight_;                          // share of the work, by corpus

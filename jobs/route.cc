@@ -277,6 +277,7 @@ int RouteJob::run() {
   {
     BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), start, comm_);
     ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);
+    options.share_done = [&](const RouteProgress& at) { return progress.fraction(at); };
     outcome = route_blocks(
         source, model, recorder, options, [&](const RouteProgress& at) { progress.update(at); }, comm_);
     progress.finish();

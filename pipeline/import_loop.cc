@@ -115,7 +115,8 @@ void PendingSegment::commit(const CorpusCursor& next, bool complete) {
                                   std::exchange(skipped_, 0),
                                   std::exchange(skipped_places_, {}),
                                   categories_.take_added(),
-                                  at_};
+                                  at_,
+                                  std::nullopt};
   commit_segment(options_.out, number_++, options_.model, contents,
                  {{RecordLevel::tokens, absent_fields(options_.format)}, options_.compress}, details.to_json(),
                  Communicator::self());

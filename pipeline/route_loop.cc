@@ -65,6 +65,7 @@ class RouteLoop {
               Answers& answers);
   std::uint64_t add_answers(Block& block, const Answers& mine, std::size_t my_window, std::uint64_t& my_offset);
   void add_seconds(const PhaseSeconds& seconds);
+  double share_done(const FinishedBlock& block) const;
   void report(const Block& block, double share_done, std::uint64_t generated) const;
 
   Model& model_;
@@ -215,12 +216,24 @@ void RouteLoop::commit() {
     contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
     for (Table& table : phase_tables(recorded.sums)) contents.tables.push_back(std::move(table));
   }
-  const SegmentDetails details = {
-      finished_.front().corpus, finished_.size(),      windows, documents, skipped, std::move(skipped_places),
-      categories_.take_added(), finished_.back().after};
+  const SegmentDetails details = {finished_.front().corpus,
+                                  finished_.size(),
+                                  windows,
+                                  documents,
+                                  skipped,
+                                  std::move(skipped_places),
+                                  categories_.take_added(),
+                                  finished_.back().after,
+                                  comm_.rank() == 0 ? std::optional(share_done(finished_.back())) : std::nullopt};
   commit_segment(options_.out, next_segment_++, options_.model, contents, options_.write, details.to_json(), comm_);
   finished_.clear();
   outcome.commit_seconds += seconds_since(start);
+}
+
+double RouteLoop::share_done(const FinishedBlock& block) const {
+  const bool ends_corpus = block.after.corpus != block.corpus;
+  return options_.share_done(
+      {block.corpus, block.after.corpus_tokens, ends_corpus ? std::nullopt : std::optional(block.after.chunk)});
 }
 
 void RouteLoop::report(const Block& block, double share_done, std::uint64_t generated) const {
@@ -243,20 +256,22 @@ SegmentDetails SegmentDetails::parse(const std::string& json_text) {
   details.skipped_places = j.at("skipped_places").get<std::vector<std::string>>();
   details.new_categories = j.at("new_categories").get<std::vector<std::string>>();
   details.next = source_position(j.at("next"));
+  if (j.contains("share")) details.share = j.at("share").get<double>();
   return details;
 }
 
 std::string SegmentDetails::to_json() const {
-  return json{{"corpus", corpus},
-              {"first_block", next.block - blocks},
-              {"blocks", blocks},
-              {"windows", windows},
-              {"documents", documents},
-              {"skipped", skipped},
-              {"skipped_places", skipped_places},
-              {"new_categories", new_categories},
-              {"next", as_json(next)}}
-      .dump();
+  json j = {{"corpus", corpus},
+            {"first_block", next.block - blocks},
+            {"blocks", blocks},
+            {"windows", windows},
+            {"documents", documents},
+            {"skipped", skipped},
+            {"skipped_places", skipped_places},
+            {"new_categories", new_categories},
+            {"next", as_json(next)}};
+  if (share) j["share"] = *share;
+  return j.dump();
 }
 
 RouteOutcome route_blocks(BlockSource& source, Model& model, Recorder& recorder, const RouteOptions& options,

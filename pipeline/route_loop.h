@@ -15,6 +15,15 @@
 
 namespace switchyard {
 
+/// Where the run is, as rank 0 sees it after a step.
+struct RouteProgress {
+  std::uint64_t corpus = 0;
+  std::uint64_t corpus_tokens = 0;     // done of this corpus, earlier sessions included
+  std::optional<CorpusCursor> cursor;  // where the chunk begins that holds the next block; none: this was the last
+  std::uint64_t session_tokens = 0;    // routed since this process began, by all ranks
+  double imbalance = 0;                // Recorder::latest_imbalance; NaN where no ranks routed
+};
+
 struct RouteOptions {
   ModelFacts model;
   std::filesystem::path out;
@@ -27,15 +36,7 @@ struct RouteOptions {
   WriteOptions write;
   double commit_seconds = 60;                  // a segment is committed at the first block's end after this long ...
   std::uint64_t commit_bytes = 256ULL << 20U;  // ... or when a rank holds this many bytes of rows
-};
-
-/// Where the run is, as rank 0 sees it after a step.
-struct RouteProgress {
-  std::uint64_t corpus = 0;
-  std::uint64_t corpus_tokens = 0;     // done of this corpus, earlier sessions included
-  std::optional<CorpusCursor> cursor;  // where the chunk begins that holds the next block; none: this was the last
-  std::uint64_t session_tokens = 0;    // routed since this process began, by all ranks
-  double imbalance = 0;                // Recorder::latest_imbalance; NaN where no ranks routed
+  std::function<double(const RouteProgress&)> share_done;  // rank 0: of the whole run, for the manifest
 };
 
 struct RouteOutcome {
@@ -57,7 +58,8 @@ struct SegmentDetails {
   std::uint64_t skipped = 0;  // bad documents
   std::vector<std::string> skipped_places;
   std::vector<std::string> new_categories;
-  SourcePosition next;  // where the next segment begins
+  SourcePosition next;          // where the next segment begins
+  std::optional<double> share;  // of the run that is done with this segment, 0 to 1, where it is known
 
   std::string to_json() const;
   static SegmentDetails parse(const std::string& json_text);

@@ -1,6 +1,7 @@
 # switchyard_test(FLOOR/FILE.cc [RANKS ...] [TIMEOUT seconds] [LABELS ...])
 switchyard_test(parallel/bf16_test.cc)
 switchyard_test(parallel/tensor_test.cc)
+switchyard_test(parallel/stop_signal_test.cc)
 switchyard_test(parallel/mpi_check_test.cc RANKS 1 2)
 switchyard_test(parallel/communicator_test.cc RANKS 1 2 3 4)
 switchyard_test(parallel/expert_placement_test.cc)

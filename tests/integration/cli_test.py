@@ -52,6 +52,19 @@ class CommandLine(support.TestCase):
         for rank in range(2):
             self.assertIn("phases: attention", (self.folder / "run" / "log" / f"rank-000{rank}.log").read_text())
 
+    def test_manifest_says_what_share_of_the_run_is_done(self):
+        first, second = self.write_text_corpus("first.jsonl"), self.write_text_corpus("second.jsonl", seed=1)
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"first={first}", "--corpus", f"second={second}", "--out", self.folder / "run", "--context", 128,
+                        "--block-tokens", 1000, "--commit-seconds", 0, "--quiet", ranks=2)
+        details = [json.loads(line)["details"] for line in (self.folder / "run" / "manifest.jsonl").read_text().splitlines()]
+        shares = [segment["share"] for segment in details]
+        self.assertGreater(len(shares), 10)
+        self.assertEqual(shares, sorted(shares))
+        self.assertAlmostEqual(shares[-1], 1)
+        end_of_first = max(segment["share"] for segment in details if segment["corpus"] == 0)
+        self.assertAlmostEqual(end_of_first, first.stat().st_size / (first.stat().st_size + second.stat().st_size))
+        self.assertLess(max(segment["share"] for segment in details if segment["next"]["corpus"] == 0), end_of_first)
+
     def test_sample_template_and_limits(self):
         corpus = self.write_text_corpus(documents=50)
         base = ["route", "--model", support.DEMO, "--context", 64, "--precision", "f32", "--quiet", "--corpus", f"t={corpus},id=id,category=kind"]
