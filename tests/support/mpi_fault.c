@@ -1,5 +1,6 @@
 /* Preloaded into a rank under test: makes one MPI, HDF5 or disk call of one rank fail, as a broken network or disk would.
-   SWITCHYARD_FAULT="NAME:NTH:RANK", e.g. "MPI_Ialltoallv:3:1" or "H5Dwrite:1:0". */
+   SWITCHYARD_FAULT="NAME:NTH:RANK", e.g. "MPI_Ialltoallv:3:1" or "H5Dwrite:1:0".
+   SWITCHYARD_SLOW="MILLISECONDS:FILE": while the file exists, each MPI_Alltoall (one a layer and step) takes that much longer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -21,6 +22,13 @@ static int is_due(const char* name) {
   return rank == victim && ++calls == nth;
 }
 
+static void slow_down(void) {
+  const char* wanted = getenv("SWITCHYARD_SLOW");
+  int milliseconds = 0, file = 0;
+  if (wanted != NULL && sscanf(wanted, "%d:%n", &milliseconds, &file) == 1 && access(wanted + file, F_OK) == 0)
+    usleep(1000 * (unsigned)milliseconds);
+}
+
 int MPI_Ialltoallv(const void* send, const int* send_counts, const int* send_offsets, MPI_Datatype send_type, void* receive,
                    const int* receive_counts, const int* receive_offsets, MPI_Datatype receive_type, MPI_Comm comm,
                    MPI_Request* request) {
@@ -36,6 +44,7 @@ int MPI_Wait(MPI_Request* request, MPI_Status* status) {
 
 int MPI_Alltoall(const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
                  MPI_Datatype receive_type, MPI_Comm comm) {
+  slow_down();
   if (is_due("MPI_Alltoall")) return MPI_ERR_OTHER;
   return PMPI_Alltoall(send, send_count, send_type, receive, receive_count, receive_type, comm);
 }
