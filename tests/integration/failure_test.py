@@ -129,7 +129,6 @@ class Failure(support.TestCase):
             self.assertEqual(process.returncode, 85, errors)
             self.assertIn("0 segments are committed", errors)
             self.assertEqual(self.manifest(out), [])
-            self.assertNotIn("model loaded", (out / "log" / "rank-0000.log").read_text())
             self.switchyard(*options, "--out", out, ranks=ranks)
             self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
 
