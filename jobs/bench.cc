@@ -94,8 +94,7 @@ int run_bench(const Arguments& arguments) {
   if (!parser.parse(arguments)) return 0;
 
   const Communicator comm = Communicator::world();
-  const std::vector<std::string> hosts = host_names(comm);
-  const int threads = parser.has("threads") ? parser.get<int>("threads") : default_threads(hosts, comm.rank());
+  const int threads = parser.has("threads") ? parser.get<int>("threads") : default_threads(comm);
   omp_set_num_threads(threads);
   const Checkpoint checkpoint(parser.get<std::string>("model"));
   const ModelConfig config =

@@ -107,8 +107,7 @@ int run_compare(const Arguments& arguments) {
   if (!parser.parse(arguments)) return 0;
   const CompareOptions options = compare_options(parser);
   const Communicator comm = Communicator::world();
-  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads"))
-                                            : default_threads(host_names(comm), comm.rank()));
+  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads")) : default_threads(comm));
   const auto& words = parser.get<std::vector<std::string>>("stats");
   const std::vector<GroupedSlots> datasets = read_grouped_slots(stats_files(words));
   if (datasets.size() < 2)

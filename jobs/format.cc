@@ -45,6 +45,18 @@ std::string as_duration(double seconds) {
   return print("%d h %02d min", static_cast<int>(whole / 3600), static_cast<int>(whole / 60 % 60));
 }
 
+std::string as_ranges(const std::vector<int>& numbers) {
+  std::string text;
+  for (std::size_t first = 0; first < numbers.size();) {
+    std::size_t last = first;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    text.append(text.empty() ? "" : ",").append(std::to_string(numbers[first]));
+    if (last > first) text.append("-").append(std::to_string(numbers[last]));
+    first = last + 1;
+  }
+  return text;
+}
+
 std::string as_bars(const std::vector<std::uint64_t>& numbers) {
   constexpr std::array<const char*, 8> kBlocks = {"▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"};
   std::uint64_t largest = 1;

@@ -333,7 +333,7 @@ int run_import(const Arguments& arguments) {
   if (comm.size() > 1)
     throw UsageError("runs in one process, here are " + std::to_string(comm.size()), "switchyard import",
                      "run it without mpirun");
-  omp_set_num_threads(default_threads(host_names(comm), comm.rank()));
+  omp_set_num_threads(default_threads(comm));
   catch_stop_signals();
   return ImportJob(parser).run();
 }

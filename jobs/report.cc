@@ -113,8 +113,7 @@ int run_report(const Arguments& arguments) {
   ReportOptions options{
       {}, std::string("switchyard ") + version() + " (" + git_commit() + ")", 0, compare_options(parser)};
   const Communicator comm = Communicator::world();
-  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads"))
-                                            : default_threads(host_names(comm), comm.rank()));
+  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads")) : default_threads(comm));
   const Sources sources = read_sources(parser.get<std::vector<std::string>>("stats"));
   for (const auto& file : sources.statistics) options.sources.push_back(file.string());
   for (const Experiment& experiment : sources.experiments) options.sources.push_back(experiment.source);

@@ -197,7 +197,7 @@ int RouteJob::dry_run() const {
             << in_.facts.n_moe_layers() << " of them with " << in_.facts.n_experts << " experts, top-"
             << in_.facts.top_k << "; " << as_bytes_text(static_cast<double>(in_.checkpoint.bytes())) << " on disk\n";
   for (std::size_t r = 0; r < ranks.size(); ++r)
-    std::cout << "rank " << r << " on " << in_.hosts[r] << ": memory about "
+    std::cout << "rank " << r << " on " << in_.binding.host_of(static_cast<int>(r)) << ": memory about "
               << as_bytes_text(static_cast<double>(ranks[r].replicated_bytes + ranks[r].expert_bytes +
                                                    ranks[r].activation_bytes) +
                                tables + cache + static_cast<double>(RouteOptions{}.commit_bytes))
@@ -240,8 +240,10 @@ int RouteJob::run() {
   comm_.barrier();  // OUT/log is there
   const auto log = spdlog::basic_logger_mt("switchyard", (out_ / "log" / log_name.str()).string());
   log->flush_on(spdlog::level::info);
-  log->info("switchyard {} ({}), rank {} of {} on {}, {} threads, transport {}", version(), git_commit(), comm_.rank(),
-            comm_.size(), in_.hosts[static_cast<std::size_t>(comm_.rank())], in_.threads, in_.transport_name);
+  const RankBinding& bound = in_.binding.ranks[static_cast<std::size_t>(comm_.rank())];
+  log->info("switchyard {} ({}), rank {} of {} on {}, {} threads on CPUs {}, GPU {}, transport {}", version(),
+            git_commit(), comm_.rank(), comm_.size(), in_.binding.host_of(comm_.rank()), bound.threads, bound.cpus,
+            bound.gpu.value_or("none"), in_.transport_name);
   if (start.block > 0) {
     log->info("continues behind block {}, token {}", start.block, start.tokens);
     if (comm_.rank() == 0 && !parser_.flag("quiet"))

@@ -43,7 +43,7 @@ void add_run_options(OptionParser& parser) {
       "tokens of a window; attention never crosses one (default: the model's limit, at most 2048)");
   add("batch-tokens", po::value<std::int64_t>()->value_name("N"),
       "most tokens of a rank's step (default 4096, at least the context)");
-  add("threads", po::value<int>()->value_name("N"), "threads of each rank (default: the CPUs it may use)");
+  add("threads", po::value<int>()->value_name("N"), "threads of each rank (default: its share of the CPUs it may use)");
   add("add-bos", po::bool_switch(), "begin each document with the BOS token");
   add("template", po::value<std::string>()->default_value(""),
       "prompt around each text, e.g. '[INST] {text} [/INST]'; {NAME} is another field");
@@ -92,8 +92,8 @@ RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
       transport_name(parser.has("transport") ? parser.get<std::string>("transport")
                      : comm.size() == 1      ? "local"
                                              : "mpi"),
-      hosts(host_names(comm)),
-      threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(hosts, comm.rank())) {
+      threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(comm)),
+      binding(gather_binding(threads, comm)) {
   if (threads < 1) throw UsageError("is " + std::to_string(threads), "--threads", "give at least 1");
   if (context > config.max_positions && comm.rank() == 0 && !parser.flag("quiet"))
     std::cerr << "note: windows of " << context << " tokens are longer than the " << config.max_positions
@@ -112,6 +112,10 @@ RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
                 (checkpoint.folder() / "tokenizer.model").string(), "copy the tokenizer that belongs to the model");
   omp_set_num_threads(threads);
   read_corpora();
+  if (comm.rank() != 0 || parser.flag("quiet")) return;
+  std::cerr << describe(binding);
+  if (const std::optional<std::string> crowded = oversubscription(binding))
+    std::cerr << "warning: " << *crowded << "\n";
 }
 
 void RunInputs::read_corpora() {
@@ -186,8 +190,17 @@ std::string RunInputs::run_json(const json& identity) const {
   options["threads"] = threads;
   options["transport"] = transport_name;
   options["precision"] = precision_name();
-  const json environment = {{"version", version()}, {"commit", git_commit()},         {"ranks", comm.size()},
-                            {"hosts", hosts},       {"device", "cpu: " + cpu_name()}, {"batch_invariant", true}};
+  json environment = {{"version", version()},
+                      {"commit", git_commit()},
+                      {"ranks", comm.size()},
+                      {"device", "cpu: " + cpu_name()},
+                      {"batch_invariant", true}};
+  for (int rank = 0; rank < comm.size(); ++rank) {
+    const RankBinding& bound = binding.ranks[static_cast<std::size_t>(rank)];
+    environment["hosts"].push_back(binding.host_of(rank));
+    environment["cpus"].push_back(bound.cpus);
+    environment["gpus"].push_back(bound.gpu ? json(*bound.gpu) : json());
+  }
   return json{{"format", "switchyard-run"}, {"identity", identity}, {"options", options}, {"environment", environment}}
              .dump(2) +
          "\n";

@@ -10,6 +10,7 @@
 #include "io/corpus/corpus_spec.h"
 #include "io/run_folder.h"
 #include "io/tokenizer/tokenizer.h"
+#include "jobs/binding.h"
 #include "jobs/options.h"
 #include "jobs/progress.h"
 #include "parallel/communicator.h"
@@ -58,8 +59,8 @@ struct RunInputs {
   std::int64_t context, batch_tokens;
   ReaderOptions reader;
   std::string transport_name;
-  std::vector<std::string> hosts;
   int threads;
+  Binding binding;
 
  private:
   void read_corpora();

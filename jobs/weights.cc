@@ -169,8 +169,7 @@ int run_weights(const Arguments& arguments) {
   if (sample < 0 || sample == 1)
     throw UsageError(std::string("is ") + std::to_string(sample), "--sample-neurons", "give at least 2, or 0 for all");
   const Communicator comm = Communicator::world();
-  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads"))
-                                            : default_threads(host_names(comm), comm.rank()));
+  omp_set_num_threads(parser.has("threads") ? std::max(1, parser.get<int>("threads")) : default_threads(comm));
   const Model model(parser.get<std::string>("model"));
   if (model.config.n_experts == 0)
     throw Error("is a dense model, which has no experts", model.checkpoint.folder().string(),

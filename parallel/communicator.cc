@@ -98,6 +98,11 @@ Communicator Communicator::self() {
 Communicator Communicator::duplicate() const {
   return Communicator(std::make_unique<Handle>(Handle{duplicate_of(handle_->comm), true}));
 }
+Communicator Communicator::same_node() const {
+  MPI_Comm node = MPI_COMM_NULL;
+  SWITCHYARD_MPI(MPI_Comm_split_type(handle_->comm, MPI_COMM_TYPE_SHARED, rank(), MPI_INFO_NULL, &node));
+  return Communicator(std::make_unique<Handle>(Handle{node, true}));
+}
 
 int Communicator::rank() const {
   int rank = 0;
@@ -137,6 +142,18 @@ void Communicator::broadcast_bytes(std::byte* data, std::size_t bytes, int root)
     const int count = static_cast<int>(std::min(kPieceBytes, bytes - begin));
     SWITCHYARD_MPI(MPI_Bcast(data + begin, count, MPI_BYTE, root, handle_->comm));
   }
+}
+
+std::vector<std::string> Communicator::all_gather(const std::string& value) const {
+  const std::vector<std::uint64_t> lengths = all_gather(std::uint64_t{value.size()});
+  const std::vector<char> text = all_gather_v(std::span<const char>(value));
+  std::vector<std::string> values;
+  std::size_t at = 0;
+  for (const std::uint64_t length : lengths) {
+    values.emplace_back(text.data() + at, length);
+    at += length;
+  }
+  return values;
 }
 
 std::vector<std::byte> Communicator::gather_bytes(std::span<const std::byte> bytes, int root) const {

@@ -24,6 +24,8 @@ class Communicator {
   int size() const;
 
   Communicator duplicate() const;
+  /// The ranks that share memory with this one, in the order of their ranks here.
+  Communicator same_node() const;
   void barrier() const;
   std::int64_t sum(std::int64_t value) const;
   double sum(double value) const;
@@ -44,6 +46,7 @@ class Communicator {
   /// One value of each rank, in rank order.
   template <typename T>
   std::vector<T> all_gather(const T& value) const;
+  std::vector<std::string> all_gather(const std::string& value) const;
   /// Values of all ranks one after another, in rank order; lengths may differ and may be 0.
   template <typename T>
   std::vector<T> all_gather_v(std::span<const T> values) const;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "parallel/error.h"
+#include "parallel/node_map.h"
 #include "parallel/stop_signal.h"
 #include "pipeline/analysis/token_phase.h"
 #include "pipeline/batching.h"
@@ -34,6 +35,28 @@ struct FinishedBlock {
   std::vector<std::string> skipped_places;
 };
 
+/// Where the ranks were, a row for each block: a continued run may be on other nodes.
+std::vector<Table> node_tables(const NodeMap& nodes, std::uint64_t n_blocks) {
+  std::vector<std::uint32_t> node_of_rank;
+  std::vector<std::string> names;
+  for (std::uint64_t block = 0; block < n_blocks; ++block) {
+    node_of_rank.insert(node_of_rank.end(), nodes.node_of_rank.begin(), nodes.node_of_rank.end());
+    names.insert(names.end(), nodes.names.begin(), nodes.names.end());
+  }
+  return {{"/dispatch/rank_node",
+           {"block", "rank"},
+           {n_blocks, nodes.node_of_rank.size()},
+           std::move(node_of_rank),
+           "1",
+           "node of each rank, a column of node_name"},
+          {"/dispatch/node_name",
+           {"block", "node"},
+           {n_blocks, nodes.names.size()},
+           std::move(names),
+           "1",
+           "host name of each node"}};
+}
+
 /// One run of route_blocks: what its steps share.
 class RouteLoop {
  public:
@@ -47,7 +70,8 @@ class RouteLoop {
         next_segment_(options.next_segment),
         categories_(options.categories),
         on_step_(on_step),
-        comm_(comm) {}
+        comm_(comm),
+        nodes_(map_nodes(comm)) {}
 
   /// False when a stop signal ended the block early.
   bool route_block(Block block);
@@ -77,6 +101,7 @@ class RouteLoop {
   Categories categories_;  // rank 0
   const std::function<void(const RouteProgress&)>& on_step_;
   const Communicator& comm_;
+  NodeMap nodes_;
   std::vector<FinishedBlock> finished_;
   Clock::time_point last_commit_ = Clock::now();
 };
@@ -214,6 +239,7 @@ void RouteLoop::commit() {
                                                                  : AnswerTables::text;
     contents.tables = document_tables(finished_.front().corpus, rows, categories_, answers);
     contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
+    for (Table& table : node_tables(nodes_, finished_.size())) contents.tables.push_back(std::move(table));
     for (Table& table : phase_tables(recorded.sums)) contents.tables.push_back(std::move(table));
   }
   const SegmentDetails details = {finished_.front().corpus,

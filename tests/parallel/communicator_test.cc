@@ -55,6 +55,18 @@ TEST_F(CommunicatorTest, RanksCountUp) {
   for (int r = 0; r < size_; ++r) EXPECT_EQ(ranks[static_cast<std::size_t>(r)], r);
 }
 
+TEST_F(CommunicatorTest, RanksOfOneMachineShareANode) {
+  const Communicator node = comm_.same_node();
+  EXPECT_EQ(node.size(), size_);
+  EXPECT_EQ(node.rank(), rank_);
+}
+
+TEST_F(CommunicatorTest, GathersStringsOfAnyLength) {
+  const std::vector<std::string> all = comm_.all_gather(letters(1, static_cast<std::size_t>(rank_) * 1000));
+  ASSERT_EQ(all.size(), static_cast<std::size_t>(size_));
+  for (std::size_t r = 0; r < all.size(); ++r) EXPECT_EQ(all[r], letters(1, r * 1000));
+}
+
 TEST_F(CommunicatorTest, SelfIsAlone) {
   const Communicator self = Communicator::self();
   EXPECT_EQ(self.size(), 1);
