@@ -60,14 +60,16 @@ std::string describe_node(const Binding& binding, const std::vector<int>& ranks)
 }  // namespace
 
 Binding gather_binding(int threads, const Communicator& comm) {
+  Binding binding{map_nodes(comm), {}};
+  const auto mine_of_node = binding.nodes.node_of_rank.begin() + comm.rank();
+  const auto rank_on_node =
+      static_cast<int>(std::count(binding.nodes.node_of_rank.begin(), mine_of_node, *mine_of_node));
+  const std::optional<GpuChoice> gpu = choose_gpu([](const char* name) { return std::getenv(name); }, rank_on_node);
   const std::vector<int> cpus = allowed_cpus();
-  const std::optional<GpuChoice> gpu =
-      choose_gpu([](const char* name) { return std::getenv(name); }, comm.same_node().rank());
   const json mine = {{"cpus", as_ranges(cpus)},
                      {"n_cpus", cpus.size()},
                      {"threads", threads},
                      {"gpu", gpu ? json(gpu->name) : json()}};
-  Binding binding{map_nodes(comm), {}};
   for (const std::string& text : comm.all_gather(mine.dump())) {
     const json rank = json::parse(text);
     binding.ranks.push_back({rank["cpus"], rank["n_cpus"], rank["threads"], std::nullopt});

@@ -155,6 +155,7 @@ class ImportJob {
 
  private:
   void describe_model();
+  std::vector<std::filesystem::path> paths() const;  // of files_
   json identity() const;
   std::string run_json() const;
   void finish(const ImportOutcome& outcome) const;
@@ -162,14 +163,19 @@ class ImportJob {
   const OptionParser& parser_;
   std::filesystem::path out_;
   std::string name_;
-  std::vector<std::filesystem::path> files_;
-  CorpusFiles listed_;  // the same
+  CorpusFiles files_;
   BadDocument on_bad_line_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ServedFormat format_;
   ModelFacts model_;
   TokenTableChoice tables_;
 };
+
+std::vector<std::filesystem::path> ImportJob::paths() const {
+  std::vector<std::filesystem::path> found;
+  for (const CorpusFile& file : *files_) found.emplace_back(file.path);
+  return found;
+}
 
 ImportJob::ImportJob(const OptionParser& parser)
     : parser_(parser), out_(parser.get<std::string>("out")), name_(parser.get<std::string>("name")) {
@@ -178,14 +184,13 @@ ImportJob::ImportJob(const OptionParser& parser)
     throw UsageError("unknown policy '" + policy + "'", "--on-bad-line", "give fail or skip");
   on_bad_line_ = policy == "skip" ? BadDocument::skip : BadDocument::fail;
   if (parser.get<std::uint64_t>("segment-tokens") == 0) throw UsageError("is 0", "--segment-tokens", "give at least 1");
-  std::vector<CorpusFile> listed;
+  std::vector<CorpusFile> files;
   for (const std::string& file : parser.get<std::vector<std::string>>("file")) {
     if (!std::filesystem::is_regular_file(file))
       throw Error("is not a file", file, "name files of JSON lines, plain, .gz or .zst");
-    files_.emplace_back(file);
-    listed.push_back({file, std::filesystem::file_size(file)});
+    files.push_back({file, std::filesystem::file_size(file)});
   }
-  listed_ = std::make_shared<const std::vector<CorpusFile>>(std::move(listed));
+  files_ = std::make_shared<const std::vector<CorpusFile>>(std::move(files));
   if (parser.has("tokenizer")) tokenizer_ = open_tokenizer(parser.get<std::string>("tokenizer"));
 
   format_ = asked_format(parser);
@@ -193,7 +198,7 @@ ImportJob::ImportJob(const OptionParser& parser)
     format_.vocabulary = parser.get<std::uint32_t>("vocabulary");
   else if (tokenizer_)
     format_.vocabulary = tokenizer_->vocabulary_size();
-  format_ = detect_format(files_, format_, on_bad_line_);
+  format_ = detect_format(paths(), format_, on_bad_line_);
   if (parser.get<std::string>("tokens-field") == kNone) {
     format_.fields.prompt_ids.clear();
     format_.fields.token_ids.clear();
@@ -236,8 +241,8 @@ void ImportJob::describe_model() {
 json ImportJob::identity() const {
   CorpusSpec spec;
   spec.name = name_;
-  spec.path = files_.front().string();
-  const CorpusIdentity files = identify(spec, listed_);
+  spec.path = files_->front().path;
+  const CorpusIdentity files = identify(spec, files_);
   const ServedFields& fields = format_.fields;
   return {{"model", {{"name", model_.name}, {"family", model_.family}, {"vocabulary", model_.vocabulary}}},
           {"tokenizer", tokenizer_ ? tokenizer_->fingerprint() : kNone},
@@ -292,8 +297,8 @@ int ImportJob::run() const {
 
   ImportOutcome outcome;
   if (start.corpus == 0) {
-    ServedReader lines(files_, format_, on_bad_line_);
-    ProgressBar progress({{name_, listed_}}, parser_.flag("quiet"));
+    ServedReader lines(paths(), format_, on_bad_line_);
+    ProgressBar progress({{name_, files_}}, parser_.flag("quiet"));
     outcome = import_lines(lines, options, start, [&](const RouteProgress& at) { progress.update(at); });
     progress.finish();
   }

@@ -272,6 +272,7 @@ int RouteJob::run() {
   options.generation = generation_;
   options.generated = start.generated;
   options.tokenizer = in_.tokenizer.get();
+  options.nodes = in_.binding.nodes;
   options.write = {level_, parser_.flag("compress")};
   options.commit_seconds = parser_.get<double>("commit-seconds");
 
@@ -286,14 +287,15 @@ int RouteJob::run() {
   }
   log->info("{} tokens in {:.2f} s; phases: {}; waiting for text {:.2f} s, commits {:.2f} s", outcome.session_tokens,
             outcome.seconds, phase_shares(outcome.phases), outcome.source_seconds, outcome.commit_seconds);
+  std::size_t n_segments = 0;
   if (comm_.rank() == 0) {
     const std::vector<SegmentEntry> segments = read_manifest(out_);
+    n_segments = segments.size();
     std::vector<std::string> names;
     for (const CorpusSpec& corpus : in_.corpora) names.push_back(corpus.name);
     write_run_master(out_, in_.facts, names, segments, in_.tokenizer.get());
-    if (outcome.stopped) return say_stopped(segments.size());
   }
-  if (outcome.stopped) return kExitRequeue;
+  if (outcome.stopped) return say_stopped(n_segments);
   finish(outcome);
   return 0;
 }

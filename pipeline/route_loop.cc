@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "parallel/error.h"
-#include "parallel/node_map.h"
 #include "parallel/stop_signal.h"
 #include "pipeline/analysis/token_phase.h"
 #include "pipeline/batching.h"
@@ -70,8 +69,7 @@ class RouteLoop {
         next_segment_(options.next_segment),
         categories_(options.categories),
         on_step_(on_step),
-        comm_(comm),
-        nodes_(map_nodes(comm)) {}
+        comm_(comm) {}
 
   /// False when a stop signal ended the block early.
   bool route_block(Block block);
@@ -101,7 +99,6 @@ class RouteLoop {
   Categories categories_;  // rank 0
   const std::function<void(const RouteProgress&)>& on_step_;
   const Communicator& comm_;
-  NodeMap nodes_;
   std::vector<FinishedBlock> finished_;
   Clock::time_point last_commit_ = Clock::now();
 };
@@ -239,7 +236,7 @@ void RouteLoop::commit() {
                                                                  : AnswerTables::text;
     contents.tables = document_tables(finished_.front().corpus, rows, categories_, answers);
     contents.tables.insert(contents.tables.end(), recorded.dispatch.begin(), recorded.dispatch.end());
-    for (Table& table : node_tables(nodes_, finished_.size())) contents.tables.push_back(std::move(table));
+    for (Table& table : node_tables(options_.nodes, finished_.size())) contents.tables.push_back(std::move(table));
     for (Table& table : phase_tables(recorded.sums)) contents.tables.push_back(std::move(table));
   }
   const SegmentDetails details = {finished_.front().corpus,

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "io/routing_writer.h"
+#include "parallel/node_map.h"
 #include "pipeline/block_source.h"
 #include "pipeline/generation.h"
 #include "pipeline/model/model.h"
@@ -33,6 +34,7 @@ struct RouteOptions {
   GenerationOptions generation;
   std::uint64_t generated = 0;           // tokens of answers committed before
   const Tokenizer* tokenizer = nullptr;  // of answers; nullptr: they are kept as token ids alone
+  NodeMap nodes;                         // of all ranks, for the record
   WriteOptions write;
   double commit_seconds = 60;                  // a segment is committed at the first block's end after this long ...
   std::uint64_t commit_bytes = 256ULL << 20U;  // ... or when a rank holds this many bytes of rows
