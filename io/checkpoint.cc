@@ -111,6 +111,13 @@ void Checkpoint::add_file(const fs::path& path) {
   }
 }
 
+std::vector<fs::path> Checkpoint::paths() const {
+  std::vector<fs::path> found = {folder_ / "config.json"};
+  if (!fs::exists(folder_ / kSingleFile)) found.push_back(folder_ / kIndexFile);
+  for (const SafetensorsFile& file : files_) found.push_back(file.path());
+  return found;
+}
+
 const StoredTensor& Checkpoint::tensor(std::string_view name) const {
   const auto found = index_.find(std::string(name));
   if (found == index_.end()) {

@@ -29,6 +29,8 @@ class Checkpoint {
   const std::string& config_text() const { return config_text_; }
   /// The files, in the order of their names.
   const std::vector<SafetensorsFile>& files() const { return files_; }
+  /// Everything that it was read from: config.json, the index if there is one, the files.
+  std::vector<std::filesystem::path> paths() const;
   bool contains(std::string_view name) const { return index_.contains(std::string(name)); }
   /// Throws Error naming the tensor and the folder ("copy the folder again").
   const StoredTensor& tensor(std::string_view name) const;

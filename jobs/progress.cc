@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <utility>
 
 #include "jobs/format.h"
 
@@ -81,6 +82,29 @@ void ProgressBar::update(const RouteProgress& progress) {
 }
 
 void ProgressBar::finish() {
+  if (!quiet_ && terminal_) std::fprintf(stderr, "\r\033[K");
+}
+
+CopyProgress::CopyProgress(std::string what, bool quiet)
+    : what_(std::move(what)),
+      quiet_(quiet),
+      terminal_(::isatty(STDERR_FILENO) == 1),
+      start_(Clock::now()),
+      shown_(start_) {}
+
+void CopyProgress::update(std::uint64_t copied, std::uint64_t all) {
+  const auto now = Clock::now();
+  if (quiet_ || seconds_between(shown_, now) < (terminal_ ? 0.25 : 10.0)) return;
+  shown_ = now;
+  const double rate = static_cast<double>(copied) / seconds_between(start_, now);
+  const double eta = copied > 0 ? static_cast<double>(all - copied) / rate : std::numeric_limits<double>::quiet_NaN();
+  std::fprintf(stderr, "%s%s: %s of %s  %s/s  ETA %s%s", terminal_ ? "\r\033[K" : "", what_.c_str(),
+               as_bytes_text(static_cast<double>(copied)).c_str(), as_bytes_text(static_cast<double>(all)).c_str(),
+               as_bytes_text(rate).c_str(), as_duration(eta).c_str(), terminal_ ? "" : "\n");
+  std::fflush(stderr);
+}
+
+void CopyProgress::finish() const {
   if (!quiet_ && terminal_) std::fprintf(stderr, "\r\033[K");
 }
 

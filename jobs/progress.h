@@ -36,4 +36,19 @@ class ProgressBar {
   std::chrono::steady_clock::time_point start_, shown_;
 };
 
+/// Shows how far bytes are copied, on stderr: redrawn on a terminal, a line every ten seconds in a log.
+class CopyProgress {
+ public:
+  CopyProgress(std::string what, bool quiet);
+  void update(std::uint64_t copied, std::uint64_t all);
+  /// Clears the line.
+  void finish() const;
+
+ private:
+  std::string what_;
+  bool quiet_;
+  bool terminal_;
+  std::chrono::steady_clock::time_point start_, shown_;
+};
+
 }  // namespace switchyard

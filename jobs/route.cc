@@ -188,6 +188,9 @@ int RouteJob::dry_run() const {
   const std::vector<ModelMemory> ranks =
       comm_.all_gather(Model::memory(in_.config, placement, comm_.rank(), in_.precision, in_.batch_tokens));
   if (comm_.rank() != 0) return 0;
+  if (parser_.has("stage-to"))
+    std::cout << "each node copies the checkpoint to " << parser_.get<std::string>("stage-to")
+              << ", unless it is there already\n";
   const bool generates = generation_.tokens > 0;
   const double tables =
       (generates ? 4.0 : 2.0) * static_cast<double>(LiveAccumulators::table_bytes(shape_of(in_.facts), token_tables_));

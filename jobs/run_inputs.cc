@@ -9,9 +9,13 @@
 
 #include "io/corpus/document_reader.h"
 #include "io/placement_file.h"
+#include "io/staging.h"
+#include "jobs/format.h"
 #include "jobs/machine.h"
+#include "jobs/progress.h"
 #include "jobs/version.h"
 #include "parallel/error.h"
+#include "parallel/stop_signal.h"
 
 namespace switchyard {
 
@@ -39,6 +43,9 @@ void add_run_options(OptionParser& parser) {
       "how ranks exchange tokens (default: local for one rank, else mpi)");
   add("placement", po::value<std::string>()->default_value("contiguous"),
       "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}, a row for each MoE layer");
+  add("stage-to", po::value<std::string>()->value_name("DIR"),
+      "copy the checkpoint once a node to DIR, e.g. $TMPDIR on its own disk, and read it there; the copy stays for the "
+      "next run");
   add("context", po::value<std::int64_t>()->value_name("N"),
       "tokens of a window; attention never crosses one (default: the model's limit, at most 2048)");
   add("batch-tokens", po::value<std::int64_t>()->value_name("N"),
@@ -67,6 +74,33 @@ std::filesystem::path folder_name(const std::filesystem::path& path) {
   return std::filesystem::weakly_canonical(path).filename();
 }
 
+/// Collective. The checkpoint's folder as this rank reads it.
+std::filesystem::path checkpoint_folder(const OptionParser& parser, const Communicator& comm) {
+  std::filesystem::path source = parser.get<std::string>("model");
+  if (!parser.has("stage-to") || parser.flag("dry-run")) return source;
+  const std::filesystem::path node_folder = parser.get<std::string>("stage-to");
+  const bool speaks = comm.rank() == 0 && !parser.flag("quiet");
+  CopyProgress progress("staging", !speaks);
+  const StagedCheckpoint staged = stage_checkpoint(
+      source, node_folder,
+      [&](std::uint64_t copied, std::uint64_t all) {
+        progress.update(copied, all);
+        return stop_signal() == 0;
+      },
+      comm);
+  progress.finish();
+  const std::int64_t copies = comm.sum(std::int64_t{staged.bytes > 0});
+  const double slowest = comm.max(staged.seconds);
+  const auto bytes = static_cast<double>(comm.max(static_cast<std::int64_t>(staged.bytes)));
+  if (speaks && copies > 0)
+    std::cerr << "staged " << as_bytes_text(bytes) << " on " << copies << (copies == 1 ? " node" : " nodes") << " to "
+              << node_folder.string() << " in " << as_duration(slowest) << ", " << as_bytes_text(bytes / slowest)
+              << "/s\n";
+  else if (speaks && staged.folder != source)
+    std::cerr << "the checkpoint is read from its copy in " << staged.folder.string() << "\n";
+  return staged.folder;
+}
+
 Precision parse_precision(const OptionParser& parser) {
   if (!parser.has("precision")) return best_precision();
   const auto& text = parser.get<std::string>("precision");
@@ -82,10 +116,10 @@ Precision parse_precision(const OptionParser& parser) {
 RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
     : parser(options),
       comm(ranks),
-      checkpoint(parser.get<std::string>("model")),
+      checkpoint(checkpoint_folder(parser, comm)),
       config(ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string())),
-      facts(config.facts(folder_name(checkpoint.folder()).string())),
-      tokenizer(open_tokenizer(checkpoint.folder())),
+      facts(config.facts(folder_name(parser.get<std::string>("model")).string())),
+      tokenizer(open_tokenizer(parser.get<std::string>("model"))),
       precision(parse_precision(parser)),
       context(positive(parser, "context", std::min(config.max_positions, 2048))),
       batch_tokens(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context))),
@@ -109,7 +143,7 @@ RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
   if (tokenizer && tokenizer->vocabulary_size() > static_cast<std::uint32_t>(config.vocabulary))
     throw Error("has " + std::to_string(tokenizer->vocabulary_size()) + " tokens, but the model's vocabulary holds " +
                     std::to_string(config.vocabulary),
-                (checkpoint.folder() / "tokenizer.model").string(), "copy the tokenizer that belongs to the model");
+                parser.get<std::string>("model") + "/tokenizer.model", "copy the tokenizer that belongs to the model");
   omp_set_num_threads(threads);
   read_corpora();
   if (comm.rank() != 0 || parser.flag("quiet")) return;

@@ -5,7 +5,7 @@ PARTITION='' ACCOUNT='' TIME='' SBATCH_OPTIONS=()
 TASKS_PER_NODE=1 CPUS_PER_TASK='' GPUS_PER_NODE=0
 MODULES='' CONTAINER='' MPI_PLUGIN=pmix
 SWITCHYARD=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/build/switchyard
-WARN_SECONDS=120 IDLE_RESTARTS=3
+WARN_SECONDS=120 IDLE_RESTARTS=3 STAGE_TO=''
 # shellcheck disable=SC1090  # the site's
 [ -z "$site" ] || . "$site"
 

@@ -86,7 +86,7 @@ wait_for_earlier_ranks
 [ "$stop_asked" = no ] || requeue 85
 
 say "$SLURM_JOB_NUM_NODES nodes ($SLURM_JOB_NODELIST), $(segments) segments committed so far"
-launch route --config "$config" --out "$run" &
+launch route --config "$config" --out "$run" ${STAGE_TO:+--stage-to "$STAGE_TO"} &
 ranks=$!
 wait_for_ranks
 code=$?

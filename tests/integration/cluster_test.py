@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 
 import h5py
 import numpy as np
@@ -88,6 +89,60 @@ class Binding(support.TestCase):
             self.assertGreater(traffic.sum(), 0)
             between = [traffic[b][:, nodes[b][:, None] != nodes[b][None, :]].sum() for b in np.flatnonzero(three)]
             self.assertEqual(sum(between), 0)
+
+
+class Staging(support.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.corpus = self.write_text_corpus(documents=20)
+        self.disk = self.folder / "disk"
+
+    def words(self, name, *options):
+        return ["route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", self.folder / name, "--precision", "f32", *options]
+
+    def copies(self):
+        return [path for path in self.disk.iterdir() if path.suffix != ".lock"]
+
+    def test_rows_are_those_of_the_checkpoint_itself(self):
+        self.switchyard(*self.words("plain"))
+        done = self.switchyard(*self.words("first", "--stage-to", self.disk, "--commit-seconds", 0), ranks=2)
+        self.assertRegex(done.stderr, rf"(?m)^staged 17\.7 MiB on 1 node to {self.disk} in [0-9.]+ s, \S+ .iB/s$")
+        copy, = self.copies()
+        self.assertRegex(copy.name, r"^demo-[0-9a-f]{32}$")
+        before = (copy / "model.safetensors").stat()
+        done = self.switchyard(*self.words("second", "--stage-to", self.disk), ranks=3)
+        self.assertIn(f"the checkpoint is read from its copy in {copy}\n", done.stderr)
+        after = (copy / "model.safetensors").stat()
+        self.assertEqual((before.st_ino, before.st_mtime_ns), (after.st_ino, after.st_mtime_ns))
+        for name in ("first", "second"):
+            self.assert_same_rows(self.folder / "plain" / "routing.h5", self.folder / name / "routing.h5")
+        # It is the same run: staged or not, and named by the model's own folder.
+        identity = [json.loads((self.folder / name / "run.json").read_text())["identity"] for name in ("plain", "first")]
+        self.assertEqual(identity[0], identity[1])
+        self.assertEqual(identity[0]["model"]["name"], "demo")
+        done = self.switchyard(*self.words("first"))
+        self.assertIn("continuing the run", done.stderr)
+
+    def test_two_jobs_at_once_share_one_copy(self):
+        jobs = [subprocess.Popen(support.command(*self.words(f"run-{i}", "--stage-to", self.disk)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for i in range(2)]
+        said = [job.communicate(timeout=120)[1] for job in jobs]
+        self.assertEqual([job.returncode for job in jobs], [0, 0], said)
+        self.assertEqual(len([text for text in said if "staged " in text]), 1, said)
+        self.assertEqual(len([text for text in said if "the checkpoint is read from its copy" in text]), 1, said)
+        self.assertEqual(len(self.copies()), 1)
+        self.assert_same_rows(self.folder / "run-0" / "routing.h5", self.folder / "run-1" / "routing.h5")
+
+    def test_dry_run_copies_nothing(self):
+        done = self.switchyard(*self.words("run", "--stage-to", self.disk, "--dry-run"), ranks=2)
+        self.assertIn(f"each node copies the checkpoint to {self.disk}", done.stdout)
+        self.assertFalse(self.disk.exists())
+
+    def test_a_folder_that_cannot_be_written(self):
+        done = support.run(*self.words("run", "--stage-to", "/proc/switchyard"), ranks=2)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(len([line for line in done.stderr.splitlines() if line.startswith("switchyard: /proc/switchyard: ")]), 1, done.stderr)
+        self.assertFalse((self.folder / "run").exists())
 
 
 if __name__ == "__main__":

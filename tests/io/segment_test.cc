@@ -2,7 +2,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <semaphore.h>
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -20,6 +19,7 @@
 #include "parallel/error.h"
 #include "tests/io/record_support.h"
 #include "tests/support/error_text.h"
+#include "tests/support/small_disk.h"
 
 namespace switchyard {
 namespace {
@@ -28,6 +28,7 @@ namespace fs = std::filesystem;
 using testing::Compared;
 using testing::error_text;
 using testing::SharedFolder;
+using testing::SmallDisk;
 
 SegmentEntry commit(const fs::path& out, std::uint64_t number, const ModelFacts& model, const WriteOptions& options,
                     const std::vector<std::uint64_t>& block_rows, const Communicator& comm) {
@@ -253,32 +254,6 @@ TEST(Segment, OfTooFewRowsIsRefused) {
   EXPECT_EQ(error_text([&] { commit_segment(folder.path(), 0, model, share.contents, {}, "{}", comm); }),
             "the ranks bring 40 rows for a segment of 41");
 }
-
-/// A small file system of all ranks, at a folder; needs root.
-class SmallDisk {
- public:
-  SmallDisk(const fs::path& at, const char* options, unsigned long flags, const Communicator& comm)
-      : at_(at), comm_(comm) {
-    int mounted = 0;
-    if (comm.rank() == 0) {
-      fs::create_directories(at);
-      mounted = mount("none", at.c_str(), "tmpfs", flags, options) == 0 ? 1 : 0;
-    }
-    mounted_ = comm.max(std::int64_t{mounted}) == 1;
-  }
-  SmallDisk(const SmallDisk&) = delete;
-  SmallDisk& operator=(const SmallDisk&) = delete;
-  ~SmallDisk() {
-    comm_.barrier();
-    if (comm_.rank() == 0 && mounted_) umount(at_.c_str());
-  }
-  bool is_mounted() const { return mounted_; }
-
- private:
-  fs::path at_;
-  const Communicator& comm_;
-  bool mounted_ = false;
-};
 
 TEST(Segment, OnAFullDiskSaysSoOnEveryRank) {
   const Communicator comm = Communicator::world();

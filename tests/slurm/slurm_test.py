@@ -136,7 +136,8 @@ class Slurm(support.TestCase):
             self.assertEqual(table.tolist(), found[name].tolist(), name)
 
     def test_chain(self):
-        run = Run(self, site="TASKS_PER_NODE=2\nCPUS_PER_TASK=1", slow=30)
+        disk = self.folder / "disk"  # of both nodes, as they are one host
+        run = Run(self, site=f"TASKS_PER_NODE=2\nCPUS_PER_TASK=1\nSTAGE_TO={disk}", slow=30)
         again = subprocess.run([SCRIPTS / "submit.sh", *run.words], capture_output=True, text=True, check=False)
         self.assertEqual(again.returncode, 2)
         self.assertIn("still in the queue", again.stderr)
@@ -147,6 +148,8 @@ class Slurm(support.TestCase):
         environment = json.loads((run.out / "run.json").read_text())["environment"]
         self.assertEqual(environment["ranks"], 4)
         self.assertEqual(len(set(environment["hosts"])), 2)
+        self.assertRegex(run.log(), f"(?m)^staged .* on 1 node to {disk} ")
+        self.assertEqual(len([path for path in disk.iterdir() if path.is_dir()]), 1)
         for name in ("routing.h5", "stats.h5", "compare.h5", "report.html"):
             self.assertIn(f"{run.out / name}\n", run.printed)
             self.assertTrue((run.out / name).is_file(), name)
