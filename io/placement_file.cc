@@ -1,7 +1,9 @@
 #include "io/placement_file.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,7 @@ constexpr const char* kRemedy = "see --placement in the manual for the file's fo
 struct Demand {
   std::string where;
   int n_layers, n_experts, n_ranks;
+  CopyRule rule;
 };
 
 std::int32_t read_rank(const json& value, std::size_t layer, std::size_t expert, const Demand& demand) {
@@ -34,6 +37,20 @@ std::int32_t read_rank(const json& value, std::size_t layer, std::size_t expert,
   return static_cast<std::int32_t>(rank);
 }
 
+/// The ranks of an expert's copies, ascending.
+std::vector<std::int32_t> read_ranks(const json& value, std::size_t layer, std::size_t expert, const Demand& demand) {
+  if (!value.is_array()) return {read_rank(value, layer, expert, demand)};
+  const std::string place = "layer " + std::to_string(layer) + ", expert " + std::to_string(expert);
+  if (value.empty()) throw Error(place + ": an empty list of ranks", demand.where, kRemedy);
+  std::vector<std::int32_t> ranks;
+  for (const json& rank : value) ranks.push_back(read_rank(rank, layer, expert, demand));
+  std::ranges::sort(ranks);
+  if (const auto twice = std::ranges::adjacent_find(ranks); twice != ranks.end())
+    throw Error(place + ": two copies on rank " + std::to_string(*twice), demand.where,
+                "a rank holds one copy of an expert at most");
+  return ranks;
+}
+
 LayerPlacement read_layer(const json& row, std::size_t layer, const Demand& demand) {
   const std::string place = "layer " + std::to_string(layer);
   if (!row.is_array()) throw Error(place + ": not a list of ranks", demand.where, kRemedy);
@@ -42,11 +59,11 @@ LayerPlacement read_layer(const json& row, std::size_t layer, const Demand& dema
         place + ": " + std::to_string(row.size()) + " ranks for " + std::to_string(demand.n_experts) + " experts",
         demand.where, "use a placement made for this model");
   }
-  std::vector<std::int32_t> rank_of_expert;
+  std::vector<std::vector<std::int32_t>> ranks_of_expert;
   for (std::size_t expert = 0; expert < row.size(); ++expert) {
-    rank_of_expert.push_back(read_rank(row[expert], layer, expert, demand));
+    ranks_of_expert.push_back(read_ranks(row[expert], layer, expert, demand));
   }
-  return {std::move(rank_of_expert), demand.n_ranks};
+  return {ranks_of_expert, demand.n_ranks, demand.rule};
 }
 
 void check_rank_count(const json& root, const Demand& demand) {
@@ -61,8 +78,9 @@ void check_rank_count(const json& root, const Demand& demand) {
 
 }  // namespace
 
-ExpertPlacement read_placement_file(const std::filesystem::path& path, int n_layers, int n_experts, int n_ranks) {
-  const Demand demand{path.string(), n_layers, n_experts, n_ranks};
+ExpertPlacement read_placement_file(const std::filesystem::path& path, int n_layers, int n_experts, int n_ranks,
+                                    CopyRule rule) {
+  const Demand demand{path.string(), n_layers, n_experts, n_ranks, rule};
   const MappedFile file(path);
   const auto* const text = reinterpret_cast<const char*>(file.bytes().data());
   const json root = parse_strict_json({text, file.bytes().size()}, demand.where);
@@ -79,7 +97,13 @@ ExpertPlacement read_placement_file(const std::filesystem::path& path, int n_lay
                 demand.where, "give one row per MoE layer, or one for all of them");
   }
   std::vector<LayerPlacement> placement;
-  for (std::size_t row = 0; row < rows.size(); ++row) placement.push_back(read_layer(rows[row], row, demand));
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    placement.push_back(read_layer(rows[row], row, demand));
+    if (placement.back().n_physical() != placement.front().n_physical())
+      throw Error("layer " + std::to_string(row) + " has " + std::to_string(placement.back().n_physical()) +
+                      " copies of experts, layer 0 " + std::to_string(placement.front().n_physical()),
+                  demand.where, "give every layer as many");
+  }
   if (rows.size() == 1) placement.assign(layers, LayerPlacement(placement.front()));
   return ExpertPlacement(std::move(placement));
 }
@@ -89,7 +113,10 @@ std::string to_placement_json(const ExpertPlacement& placement) {
   for (int layer = 0; layer < placement.n_layers(); ++layer) {
     const LayerPlacement& from = placement.layer(layer);
     json row = json::array();
-    for (int expert = 0; expert < from.n_experts(); ++expert) row.push_back(from.rank_of(expert));
+    for (int expert = 0; expert < from.n_experts(); ++expert) {
+      const std::span<const std::int32_t> ranks = from.ranks_of(expert);
+      row.push_back(ranks.size() == 1 ? json(ranks.front()) : json(std::vector(ranks.begin(), ranks.end())));
+    }
     rows.push_back(std::move(row));
   }
   const int n_ranks = placement.n_layers() == 0 ? 0 : placement.layer(0).n_ranks();

@@ -137,6 +137,8 @@ int run_probe(const Arguments& arguments) {
   const ProbeOptions options = probe_options(in);
   const BlockOptions sample = sample_of(in);
   const ExpertPlacement placement = in.placement();
+  if (placement.n_physical() > in.facts.n_experts)
+    throw UsageError("has copies of experts, but here each runs once", "--placement", "give one rank for each expert");
   const std::unique_ptr<ExpertTransport> transport = make_transport(in.transport_name, comm);
   Model model(in.checkpoint, in.config, placement, comm, *transport, {in.precision});
   const bool show = comm.rank() == 0 && !parser.flag("quiet");

@@ -42,7 +42,13 @@ void add_run_options(OptionParser& parser) {
   add("transport", po::value<std::string>()->value_name("local|mpi"),
       "how ranks exchange tokens (default: local for one rank, else mpi)");
   add("placement", po::value<std::string>()->default_value("contiguous"),
-      "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}, a row for each MoE layer");
+      "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}, a row for each MoE layer, of ranks "
+      "or, "
+      "for an expert with copies, lists of ranks (`place` makes such files)");
+  add("copies", po::value<std::string>()->default_value("token"),
+      "which copy of an expert a token goes to: token, its number modulo the copies; local, the copy on its own rank "
+      "if "
+      "there is one");
   add("stage-to", po::value<std::string>()->value_name("DIR"),
       "copy the checkpoint once a node to DIR, e.g. $TMPDIR on its own disk, and read it there; the copy stays for the "
       "next run");
@@ -175,7 +181,8 @@ ExpertPlacement RunInputs::placement() const {
   if (name == "contiguous" || facts.n_moe_layers() == 0)
     return ExpertPlacement::contiguous(facts.n_moe_layers(), facts.n_experts, comm.size());
   if (name == "round-robin") return ExpertPlacement::round_robin(facts.n_moe_layers(), facts.n_experts, comm.size());
-  return read_placement_file(name, facts.n_moe_layers(), facts.n_experts, comm.size());
+  return read_placement_file(name, facts.n_moe_layers(), facts.n_experts, comm.size(),
+                             parse_copy_rule(parser.get<std::string>("copies")));
 }
 
 BlockOptions RunInputs::block_options() const {

@@ -5,7 +5,6 @@
 #include <limits>
 #include <numeric>
 #include <string>
-#include <utility>
 
 #include "parallel/error.h"
 
@@ -14,13 +13,14 @@ namespace {
 
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
-/// [n_experts] place of each expert in the order by rank, then id.
-std::vector<std::int32_t> position_of_expert(const LayerPlacement& placement) {
-  std::vector<std::int32_t> position(index(placement.n_experts()));
-  std::int32_t next = 0;
-  for (int rank = 0; rank < placement.n_ranks(); ++rank) {
-    for (const std::int32_t expert : placement.experts_of(rank)) position[index(expert)] = next++;
-  }
+/// [n_physical] place of each physical expert in the order by rank, then expert.
+std::vector<std::int32_t> position_of_physical(const LayerPlacement& placement) {
+  std::vector<std::int32_t> first(index(placement.n_ranks()) + 1, 0);
+  for (int rank = 0; rank < placement.n_ranks(); ++rank)
+    first[index(rank) + 1] = first[index(rank)] + static_cast<std::int32_t>(placement.experts_of(rank).size());
+  std::vector<std::int32_t> position(index(placement.n_physical()));
+  for (int p = 0; p < placement.n_physical(); ++p)
+    position[index(p)] = first[index(placement.rank_of(p))] + placement.local_index(p);
   return position;
 }
 
@@ -44,15 +44,29 @@ void check_shape(ExpertIds ids) {
 
 }  // namespace
 
-std::vector<std::int32_t> ExchangePlan::rows_by_expert(ExpertIds ids, const LayerPlacement& placement) {
-  check_shape(ids);
-  const std::vector<std::int32_t> position = position_of_expert(placement);
-  std::vector<std::int32_t> rows(position.size());
-  for (const std::int32_t id : ids.ids) {
-    if (static_cast<std::uint32_t>(id) >= position.size()) throw_unplaced(ids, placement);
-    ++rows[index(position[index(id)])];
+struct ExchangePlan::Sending {
+  std::vector<std::int32_t> position;  // [n_slots] of each slot's physical expert, in the order by rank, then expert
+  std::vector<std::int32_t> rows;      // [n_physical] by position
+
+  Sending(ExpertIds ids, const LayerPlacement& placement, int rank) : rows(index(placement.n_physical()), 0) {
+    check_shape(ids);
+    const std::vector<std::int32_t> position_of = position_of_physical(placement);
+    position.resize(ids.ids.size());
+    const bool one_copy_each = !placement.has_replicas();
+    for (std::size_t slot = 0; slot < position.size(); ++slot) {
+      const std::int32_t id = ids.ids[slot];
+      if (static_cast<std::uint32_t>(id) >= static_cast<std::uint32_t>(placement.n_experts()))
+        throw_unplaced(ids, placement);
+      const int physical =
+          one_copy_each ? id : placement.physical_for(id, static_cast<std::int64_t>(slot) / ids.top_k, rank);
+      position[slot] = position_of[index(physical)];
+      ++rows[index(position[slot])];
+    }
   }
-  return rows;
+};
+
+std::vector<std::int32_t> ExchangePlan::rows_by_expert(ExpertIds ids, const LayerPlacement& placement, int rank) {
+  return Sending(ids, placement, rank).rows;
 }
 
 ExchangePlan ExchangePlan::make(ExpertIds ids, const LayerPlacement& placement, const Communicator& comm) {
@@ -66,8 +80,8 @@ ExchangePlan ExchangePlan::make(ExpertIds ids, const LayerPlacement& placement, 
   for (int rank = 0; rank < n_ranks; ++rank) width = std::max(width, placement.experts_of(rank).size());
   std::vector<std::int32_t> outgoing(index(n_ranks) * width);
   std::vector<std::int32_t> incoming(outgoing.size());
-  std::vector<std::int32_t> rows = rows_by_expert(ids, placement);
-  auto next = rows.begin();
+  const Sending sending(ids, placement, comm.rank());
+  auto next = sending.rows.begin();
   for (int rank = 0; rank < n_ranks; ++rank) {
     const auto n_experts = static_cast<std::ptrdiff_t>(placement.experts_of(rank).size());
     std::copy(next, next + n_experts, outgoing.begin() + static_cast<std::ptrdiff_t>(index(rank) * width));
@@ -82,37 +96,37 @@ ExchangePlan ExchangePlan::make(ExpertIds ids, const LayerPlacement& placement, 
     const auto row = std::span(incoming).subspan(index(rank) * width, n_local);
     arriving.insert(arriving.end(), row.begin(), row.end());
   }
-  return {ids, placement, comm.rank(), arriving, std::move(rows)};
+  return {sending, placement, comm.rank(), arriving};
 }
 
 ExchangePlan::ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank,
                            std::span<const std::int32_t> arriving)
-    : ExchangePlan(ids, placement, rank, arriving, rows_by_expert(ids, placement)) {}
+    : ExchangePlan(Sending(ids, placement, rank), placement, rank, arriving) {}
 
-ExchangePlan::ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank,
-                           std::span<const std::int32_t> arriving, std::vector<std::int32_t> send_counts)
+ExchangePlan::ExchangePlan(const Sending& sending, const LayerPlacement& placement, int rank,
+                           std::span<const std::int32_t> arriving)
     : rank_(rank),
       send_rows_(index(placement.n_ranks())),
       receive_rows_(index(placement.n_ranks())),
       rows_per_expert_(placement.experts_of(rank).size()),
-      pack_order_(ids.ids.size()) {
+      pack_order_(sending.position.size()) {
   const std::size_t n_local = rows_per_expert_.size();
   if (arriving.size() != receive_rows_.size() * n_local) {
     throw Error(std::to_string(arriving.size()) + " arriving counts for " + std::to_string(receive_rows_.size()) +
                 " ranks and " + std::to_string(n_local) + " local experts");
   }
 
-  // A counting sort of the slots by expert position: next[p] is where the next slot of position p goes.
-  const std::vector<std::int32_t> position = position_of_expert(placement);
-  std::vector<std::int32_t>& next = send_counts;
-  for (int expert = 0; expert < placement.n_experts(); ++expert) {
-    send_rows_[index(placement.rank_of(expert))] += next[index(position[index(expert)])];
+  // A counting sort of the slots by position: next[p] is where the next slot of position p goes.
+  std::vector<std::int32_t> next(sending.rows.size());
+  std::exclusive_scan(sending.rows.begin(), sending.rows.end(), next.begin(), std::int32_t{0});
+  auto rows = sending.rows.begin();
+  for (int to = 0; to < placement.n_ranks(); ++to) {
+    const auto end = rows + static_cast<std::ptrdiff_t>(placement.experts_of(to).size());
+    send_rows_[index(to)] = std::accumulate(rows, end, std::int32_t{0});
+    rows = end;
   }
-  std::exclusive_scan(next.begin(), next.end(), next.begin(), std::int32_t{0});
-  const auto n_slots = static_cast<std::int32_t>(ids.ids.size());
-  for (std::int32_t slot = 0; slot < n_slots; ++slot) {
-    pack_order_[index(next[index(position[index(ids.ids[index(slot)])])]++)] = slot;
-  }
+  for (std::size_t slot = 0; slot < sending.position.size(); ++slot)
+    pack_order_[index(next[index(sending.position[slot])]++)] = static_cast<std::int32_t>(slot);
 
   // arrived_begin[r, l]: first arrived row from source rank r for local expert l.
   std::vector<std::int32_t> arrived_begin(arriving.size());

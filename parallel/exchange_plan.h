@@ -15,7 +15,8 @@ struct ExpertIds {
   int top_k = 1;
 };
 
-/// Where each slot of a batch goes in one MoE layer, and the way back. Plain data: no MPI handle, no device memory.
+/// Where each slot of a batch goes in one MoE layer, and the way back; a replicated expert's slots are shared out among
+/// its copies by the placement's rule. Plain data: no MPI handle, no device memory.
 /// Rows have three orders, all fixed by ids and placement, so that no result depends on timing:
 ///   packed   [n_send]  by (expert rank, expert, slot)       what this rank sends
 ///   arrived  [n_recv]  by (source rank, expert, slot)       what the transport delivers
@@ -30,9 +31,9 @@ class ExchangePlan {
   /// rank's experts. Not collective: tests and `bench` play any number of ranks in one process.
   ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank, std::span<const std::int32_t> arriving);
 
-  /// Rows this rank sends to each expert of each rank, [n_experts] grouped by expert rank then expert: what `arriving`
-  /// is made of on the other side.
-  static std::vector<std::int32_t> rows_by_expert(ExpertIds ids, const LayerPlacement& placement);
+  /// Rows that a rank sends to each expert of each rank, [n_physical] grouped by expert rank then expert: what
+  /// `arriving` is made of on the other side.
+  static std::vector<std::int32_t> rows_by_expert(ExpertIds ids, const LayerPlacement& placement, int rank);
 
   int rank() const { return rank_; }
   int n_ranks() const { return static_cast<int>(send_rows_.size()); }
@@ -50,9 +51,9 @@ class ExchangePlan {
   std::span<const std::int32_t> group_order() const { return group_order_; }
 
  private:
-  /// send_counts: rows_by_expert of these ids.
-  ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank, std::span<const std::int32_t> arriving,
-               std::vector<std::int32_t> send_counts);
+  struct Sending;  // where this rank's slots go
+  ExchangePlan(const Sending& sending, const LayerPlacement& placement, int rank,
+               std::span<const std::int32_t> arriving);
 
   int rank_;
   std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, pack_order_, group_order_;

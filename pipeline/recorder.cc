@@ -154,10 +154,14 @@ void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placeme
   }
   for (std::size_t slot = 0; slot < experts.size(); slot += k) {
     std::size_t distinct = 0;
+    const auto token = static_cast<std::int64_t>(slot / k);
+    const auto rank_of = [&](std::size_t j) {
+      return placement.rank_of(placement.physical_for(experts[slot + j], token, comm_.rank()));
+    };
     for (std::size_t j = 0; j < k; ++j) {
-      const int rank = placement.rank_of(experts[slot + j]);
+      const int rank = rank_of(j);
       bool seen = false;
-      for (std::size_t i = 0; i < j && !seen; ++i) seen = placement.rank_of(experts[slot + i]) == rank;
+      for (std::size_t i = 0; i < j && !seen; ++i) seen = rank_of(i) == rank;
       distinct += seen ? 0 : 1;
     }
     ++histogram[distinct];
@@ -258,16 +262,25 @@ PhaseSeconds Recorder::end_step(const StepTokens& step, PhaseSeconds seconds, do
 }
 
 void Recorder::count_experts(StepFigures& figures) {
-  const auto n_experts = static_cast<std::size_t>(model_.n_experts);
-  figures.expert_slots.assign(layers() * n_experts, 0);
+  if (layers() == 0) return;
+  const auto k = static_cast<std::size_t>(model_.top_k);
+  const auto n_physical = static_cast<std::size_t>(placement_->n_physical());
+  figures.expert_slots.assign(layers() * n_physical, 0);
   double imbalance = 0;
   for (std::size_t l = 0; l < layers(); ++l) {
-    std::uint64_t* counts = figures.expert_slots.data() + l * n_experts;
-    for (const std::uint16_t e : experts_[l]) ++counts[e];
-    const double mean = static_cast<double>(experts_[l].size()) / static_cast<double>(n_experts);
-    if (mean > 0) imbalance += static_cast<double>(*std::max_element(counts, counts + n_experts)) / mean;
+    const LayerPlacement& placement = placement_->layer(static_cast<int>(l));
+    std::uint64_t* counts = figures.expert_slots.data() + l * n_physical;
+    const std::vector<std::uint16_t>& experts = experts_[l];
+    if (!placement.has_replicas()) {
+      for (const std::uint16_t e : experts) ++counts[e];
+    } else {
+      for (std::size_t slot = 0; slot < experts.size(); ++slot)
+        ++counts[placement.physical_for(experts[slot], static_cast<std::int64_t>(slot / k), comm_.rank())];
+    }
+    const double mean = static_cast<double>(experts.size()) / static_cast<double>(n_physical);
+    if (mean > 0) imbalance += static_cast<double>(*std::max_element(counts, counts + n_physical)) / mean;
   }
-  if (layers() > 0 && figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
+  if (figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
 }
 
 void Recorder::append_rows(std::span<const std::uint32_t> tokens, const StepTokens& step, const TokenLosses& losses) {
@@ -314,8 +327,8 @@ std::vector<Table> Recorder::dispatch_tables() const {
   const std::uint64_t n_steps = finished_steps_.size();
   const std::uint64_t n_blocks = finished_blocks_.size();
   const auto n_ranks = static_cast<std::uint64_t>(comm_.size());
-  const auto n_experts = static_cast<std::uint64_t>(model_.n_experts);
   const std::uint64_t n_layers = layers();
+  const auto n_physical = static_cast<std::uint64_t>(n_layers == 0 ? 0 : placement_->n_physical());
 
   std::vector<std::uint64_t> slots;
   std::vector<std::uint32_t> tokens;
@@ -364,9 +377,10 @@ std::vector<Table> Recorder::dispatch_tables() const {
   std::vector<std::int32_t> placement;
   std::vector<std::uint16_t> logical;
   for (std::uint64_t l = 0; l < n_layers; ++l)
-    for (std::uint64_t e = 0; e < n_experts; ++e) {
-      placement.push_back(placement_->layer(static_cast<int>(l)).rank_of(static_cast<int>(e)));
-      logical.push_back(static_cast<std::uint16_t>(e));
+    for (int p = 0; p < placement_->n_physical(); ++p) {
+      const LayerPlacement& layer = placement_->layer(static_cast<int>(l));
+      placement.push_back(layer.rank_of(p));
+      logical.push_back(static_cast<std::uint16_t>(layer.logical_of(p)));
     }
   std::vector<std::uint32_t> expert_slots(slots.begin(), slots.end());
   std::vector<std::string> phases(kPhaseNames.begin(), kPhaseNames.end());
@@ -375,19 +389,19 @@ std::vector<Table> Recorder::dispatch_tables() const {
   if (n_layers > 0) {
     tables.push_back({"/dispatch/expert_slots",
                       {"step", "layer", "physical_expert"},
-                      {n_steps, n_layers, n_experts},
+                      {n_steps, n_layers, n_physical},
                       std::move(expert_slots),
                       "1",
-                      "slots sent to each expert in each step, all ranks together"});
+                      "slots sent to each physical expert in each step, all ranks together"});
     tables.push_back({"/dispatch/placement",
                       {"layer", "physical_expert"},
-                      {n_layers, n_experts},
+                      {n_layers, n_physical},
                       std::move(placement),
                       "1",
                       "rank that holds the expert"});
     tables.push_back({"/dispatch/logical",
                       {"layer", "physical_expert"},
-                      {n_layers, n_experts},
+                      {n_layers, n_physical},
                       std::move(logical),
                       "1",
                       "logical expert of each physical expert"});

@@ -64,7 +64,8 @@ class Recorder : public RoutingObserver {
   void finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents);
   /// Bytes of the rows of finished blocks since the last take().
   std::uint64_t row_bytes() const { return row_bytes_; }
-  /// Largest over mean count of the experts in this rank's latest step, mean over layers; 0 before there is one.
+  /// Largest over mean count of the physical experts in this rank's latest step, mean over layers; 0 before there is
+  /// one.
   double latest_imbalance() const { return latest_imbalance_; }
 
   /// Collective. Everything of the blocks finished since the last call; a block that is not finished is dropped.
@@ -76,7 +77,7 @@ class Recorder : public RoutingObserver {
     std::uint64_t block = 0;
     std::uint32_t tokens = 0;
     double flops = 0;
-    std::vector<std::uint64_t> expert_slots;  // [L, E]
+    std::vector<std::uint64_t> expert_slots;  // [L, physical expert]
     std::array<float, kPhases> seconds{};
   };
   struct BlockFigures {

@@ -22,8 +22,11 @@ class Ranks(support.TestCase):
             self.assertEqual(len(file["documents/id"]), 40)
         placement = self.folder / "placement.json"
         placement.write_text(json.dumps({"rank_of_expert": [[1, 1, 1, 1, 1, 1, 1, 1]] * 3 + [[0, 1, 1, 0, 1, 1, 1, 0]] * 3}))
+        copies = self.folder / "copies.json"  # on three ranks
+        copies.write_text(json.dumps({"rank_of_expert": [[[0, 1, 2], 0, 1, 2, [1, 2], 0, 1, 2]] * 3 + [[0, [0, 2], [0, 1, 2], 2, 2, 0, 1, 2]] * 3, "n_ranks": 3}))
         variants = [("mpi1", 1, 500, ["--transport", "mpi"]), ("two", 2, 500, []), ("three", 3, 300, ["--placement", "round-robin"]),
-                    ("four", 4, 500, []), ("file", 2, 500, ["--placement", str(placement)]), ("batches", 2, 4096, ["--threads", "2"])]
+                    ("four", 4, 500, []), ("file", 2, 500, ["--placement", str(placement)]), ("batches", 2, 4096, ["--threads", "2"]),
+                    ("copies", 3, 500, ["--placement", str(copies)]), ("local", 3, 500, ["--placement", str(copies), "--copies", "local"])]
         for name, ranks, batch_tokens, options in variants:
             with self.subTest(name):
                 out = self.route(name, corpus, "--precision", "f32", "--record", "logits", *options, ranks=ranks, batch_tokens=batch_tokens)
@@ -70,6 +73,62 @@ class Ranks(support.TestCase):
             self.assertEqual(traffic.sum(), 6 * 2 * tokens)
             self.assertEqual(file["dispatch/step_tokens"][:].sum(), tokens)
             self.assertEqual(file["dispatch/send_ranks"][:].sum(), 6 * tokens)
+
+    def test_traffic_of_copies_adds_up(self):
+        """Slots of every copy, traffic and ranks reached equal those counted from the rows by the rule's words."""
+        corpus = self.write_text_corpus()
+        ranks_of = [[0, 1], [0], [1], [0], [0, 1], [1], [0], [1]]
+        placement = self.folder / "copies.json"
+        placement.write_text(json.dumps({"rank_of_expert": [ranks_of]}))
+        for rule in ("token", "local"):
+            out = self.route(rule, corpus, "--precision", "f32", "--placement", placement, "--copies", rule, ranks=2)
+            with h5py.File(out / "routing.h5") as file:
+                logical, rank_of = file["dispatch/logical"][:], file["dispatch/placement"][:]
+                self.assertEqual(logical.tolist(), [[e for e in range(8) for _ in ranks_of[e]]] * 6)
+                self.assertEqual(rank_of.tolist(), [sum(ranks_of, [])] * 6)
+                step_tokens, blocks = file["dispatch/step_tokens"][:].astype(int), file["dispatch/block"][:]
+                slots = file["dispatch/expert_slots"][:]
+                traffic, reached = file["dispatch/traffic"][:], file["dispatch/send_ranks"][:]
+                n_blocks = len(traffic)
+                # Rows of a block: rank 0's steps, then rank 1's. A token's number is that in its step.
+                source, step_of, number = [], [], []
+                for block in range(n_blocks):
+                    for rank in range(2):
+                        for step in np.flatnonzero(blocks == block):
+                            n = step_tokens[step, rank]
+                            source += [rank] * n
+                            step_of += [step] * n
+                            number += range(n)
+                source, step_of, number = map(np.array, (source, step_of, number))
+                self.assertEqual(len(source), len(file["tokens/id"]))
+                self.assertGreater(n_blocks, 2)
+                first = np.searchsorted(logical[0], np.arange(8))
+                copies = np.bincount(logical[0])
+                for i, layer in enumerate(sorted(file["routing"])):
+                    expert = file[f"routing/{layer}/expert"][:].astype(int)
+                    copy = number[:, None] % copies[expert]
+                    if rule == "local":
+                        copy = np.where(copies[expert] == 2, source[:, None], copy)
+                    physical = first[expert] + copy
+                    expected = np.zeros_like(slots[:, i])
+                    np.add.at(expected, (step_of[:, None].repeat(2, 1), physical), 1)
+                    np.testing.assert_array_equal(slots[:, i], expected)
+                    target = rank_of[i][physical]
+                    sent = np.zeros_like(traffic[:, i])
+                    np.add.at(sent, (blocks[step_of][:, None].repeat(2, 1), source[:, None].repeat(2, 1), target), 1)
+                    np.testing.assert_array_equal(traffic[:, i], sent)
+                    distinct = np.bincount(1 + (target[:, 0] != target[:, 1]), minlength=3)
+                    np.testing.assert_array_equal(reached[:, i].sum(0), distinct)
+                if rule == "local":
+                    self.assertLess(traffic[:, :, 0, 1].sum() + traffic[:, :, 1, 0].sum(), other_traffic)
+                other_traffic = traffic[:, :, 0, 1].sum() + traffic[:, :, 1, 0].sum()
+
+    def test_probe_takes_no_copies(self):
+        placement = self.folder / "copies.json"
+        placement.write_text(json.dumps({"rank_of_expert": [[[0, 1], 0, 1, 0, 1, 0, 1, 1]]}))
+        done = support.run("probe", "--model", support.DEMO, "--corpus", f"t={self.write_text_corpus()}", "--placement", placement, "-o", self.folder / "p.h5", ranks=2)
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("--placement", done.stderr)
 
     def test_more_ranks_than_experts_is_refused(self):
         done = support.run("route", "--model", support.DEMO, "--corpus", f"t={self.write_text_corpus()}", "--out", self.folder / "run", ranks=9)

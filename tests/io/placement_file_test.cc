@@ -57,6 +57,23 @@ TEST_F(PlacementFile, OneRowForAllLayers) {
   for (int layer = 0; layer < 4; ++layer) EXPECT_THAT(placement.layer(layer).experts_of(1), ElementsAre(0, 3)) << layer;
 }
 
+TEST_F(PlacementFile, ListsOfRanksAreCopies) {
+  const std::string text = R"({"n_ranks":3,"rank_of_expert":[[[0,2],0,2,1,[0,1,2]],[2,[0,1],[0,2],2,[0,2]]]})";
+  const ExpertPlacement placement = read(text);
+  EXPECT_EQ(placement.n_physical(), 8);
+  EXPECT_THAT(placement.layer(0).ranks_of(4), ElementsAre(0, 1, 2));
+  EXPECT_THAT(placement.layer(1).experts_of(0), ElementsAre(1, 2, 4));
+  EXPECT_EQ(to_placement_json(placement), text + "\n");
+  EXPECT_EQ(read(R"({"rank_of_expert": [[[2, 0], 0, 2, 1, 1]]})").layer(1).ranks_of(0).front(), 0);  // in any order
+  EXPECT_THAT(fault_of(R"({"rank_of_expert": [[[1, 1], 0, 2, 1, 1]]})"),
+              HasSubstr("layer 0, expert 0: two copies on rank 1"));
+  EXPECT_THAT(fault_of(R"({"rank_of_expert": [[[], 0, 2, 1, 1]]})"), HasSubstr("layer 0, expert 0: an empty list"));
+  EXPECT_THAT(fault_of(R"({"rank_of_expert": [[0, 0, 2, 1, [0, 3]]]})"),
+              HasSubstr("layer 0, expert 4: rank 3 is outside"));
+  EXPECT_THAT(fault_of(R"({"rank_of_expert": [[0, 0, 2, 1, 1], [0, 0, 2, 1, [0, 1]]]})"),
+              HasSubstr("layer 1 has 6 copies of experts, layer 0 5"));
+}
+
 TEST_F(PlacementFile, WrittenIsRead) {
   const ExpertPlacement first = read(R"({"rank_of_expert": [[2, 0, 2, 1, 0], [2, 2, 2, 2, 0]]})");
   const ExpertPlacement second = read(to_placement_json(first));
@@ -82,7 +99,7 @@ TEST_F(PlacementFile, RankOutOfRange) {
 }
 
 TEST_F(PlacementFile, RankNotAnInteger) {
-  for (const std::string value : {"1.0", "\"1\"", "null", "[1]", "true", "18446744073709551616"}) {
+  for (const std::string value : {"1.0", "\"1\"", "null", "[true]", "true", "18446744073709551616"}) {
     EXPECT_THAT(fault_of(R"({"rank_of_expert": [[0,0,0,0,0],[0,0,)" + value + ",0,0]]}"),
                 AllOf(HasSubstr("layer 1, expert 2"), HasSubstr("not an integer")))
         << value;

@@ -26,13 +26,21 @@ struct Row {
   int source, target, expert, slot;
 };
 
-std::vector<Row> all_rows(const std::vector<Ids>& ids_of_rank, const LayerPlacement& placement) {
+/// The rank that a slot's copy of its expert is on, by the words of CopyRule.
+int target_of(int expert, int token, int source, const LayerPlacement& placement, CopyRule rule) {
+  const std::vector<std::int32_t> ranks(placement.ranks_of(expert).begin(), placement.ranks_of(expert).end());
+  if (rule == CopyRule::local_first && std::ranges::count(ranks, source) == 1) return source;
+  return ranks[static_cast<std::size_t>(token) % ranks.size()];
+}
+
+std::vector<Row> all_rows(const std::vector<Ids>& ids_of_rank, int top_k, const LayerPlacement& placement,
+                          CopyRule rule = CopyRule::by_token) {
   std::vector<Row> rows;
   for (int source = 0; source < static_cast<int>(ids_of_rank.size()); ++source) {
     const Ids& ids = ids_of_rank[static_cast<std::size_t>(source)];
     for (int slot = 0; slot < static_cast<int>(ids.size()); ++slot) {
       const int expert = ids[static_cast<std::size_t>(slot)];
-      rows.push_back({source, placement.rank_of(expert), expert, slot});
+      rows.push_back({source, target_of(expert, slot / top_k, source, placement, rule), expert, slot});
     }
   }
   return rows;
@@ -55,16 +63,18 @@ std::vector<std::int32_t> arriving_on(int rank, const std::vector<Row>& rows, co
   std::vector<std::int32_t> counts;
   for (int source = 0; source < placement.n_ranks(); ++source) {
     for (const std::int32_t expert : placement.experts_of(rank)) {
-      counts.push_back(static_cast<std::int32_t>(std::count_if(
-          rows.begin(), rows.end(), [&](const Row& r) { return r.source == source && r.expert == expert; })));
+      counts.push_back(static_cast<std::int32_t>(std::count_if(rows.begin(), rows.end(), [&](const Row& r) {
+        return r.source == source && r.target == rank && r.expert == expert;
+      })));
     }
   }
   return counts;
 }
 
 /// Plays every rank of a world and compares each plan with orders found by sorting. Returns the rows compared.
-std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k, const LayerPlacement& placement) {
-  const std::vector<Row> rows = all_rows(ids_of_rank, placement);
+std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k, const LayerPlacement& placement,
+                                 CopyRule rule = CopyRule::by_token) {
+  const std::vector<Row> rows = all_rows(ids_of_rank, top_k, placement, rule);
   std::size_t compared = 0;
   for (int me = 0; me < placement.n_ranks(); ++me) {
     const ExpertIds ids{ids_of_rank[static_cast<std::size_t>(me)], top_k};
@@ -125,6 +135,30 @@ TEST(ExchangePlanTest, OrdersAreThoseOfSorting) {
   EXPECT_GT(compared, 10000U);
 }
 
+TEST(ExchangePlanTest, CopiesShareAnExpertsSlotsByTheirRule) {
+  const std::vector<std::vector<std::int32_t>> ranks = {{0, 1, 2}, {1}, {0, 3}, {2}, {1, 3}};
+  std::vector<Ids> ids;
+  std::size_t slots = 0;
+  for (const int n_tokens : {31, 0, 17, 40}) {
+    ids.push_back(skewed_ids(ids.size(), n_tokens, 2, 5));
+    slots += ids.back().size();
+  }
+  for (const CopyRule rule : {CopyRule::by_token, CopyRule::local_first}) {
+    const LayerPlacement placement(ranks, 4, rule);
+    EXPECT_EQ(compare_with_sorting(ids, 2, placement, rule), 2U * slots);
+  }
+}
+
+TEST(ExchangePlanTest, CopiesByHand) {
+  // Expert 0 on both ranks, 1 on rank 1. Of rank 1's tokens 0, 1, 2 all chose expert 0, and 1 and 2 expert 1.
+  const std::vector<std::vector<std::int32_t>> ranks = {{0, 1}, {1}};
+  const Ids ids = {0, 0, 1, 0, 1, 0};
+  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 1}, LayerPlacement(ranks, 2, CopyRule::by_token), 1),
+              ElementsAre(1, 3, 2));  // tokens 0; 1, 3, 5; 2, 4
+  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 1}, LayerPlacement(ranks, 2, CopyRule::local_first), 1),
+              ElementsAre(0, 4, 2));
+}
+
 TEST(ExchangePlanTest, ARankWithoutExpertsStillSends) {
   const LayerPlacement placement({2, 0, 2, 0, 2}, 4);  // ranks 1 and 3 hold nothing
   std::vector<Ids> ids;
@@ -158,7 +192,7 @@ TEST(ExchangePlanTest, ByHand) {
   EXPECT_THAT(plan.receive_rows(), ElementsAre(2, 3));
   EXPECT_THAT(plan.rows_per_expert(), ElementsAre(3, 2));
   EXPECT_THAT(plan.group_order(), ElementsAre(0, 2, 3, 1, 4));
-  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 2}, placement), ElementsAre(1, 1, 0, 2));
+  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 2}, placement, 0), ElementsAre(1, 1, 0, 2));
 }
 
 TEST(ExchangePlanTest, BadInputIsAnError) {
@@ -189,7 +223,8 @@ TEST(ExchangePlanTest, MakeExchangesTheCounts) {
   }
   const ExpertIds mine{ids[static_cast<std::size_t>(comm.rank())], 3};
   const ExchangePlan made = ExchangePlan::make(mine, placement, comm);
-  const ExchangePlan known(mine, placement, comm.rank(), arriving_on(comm.rank(), all_rows(ids, placement), placement));
+  const ExchangePlan known(mine, placement, comm.rank(),
+                           arriving_on(comm.rank(), all_rows(ids, 3, placement), placement));
   EXPECT_THAT(made.send_rows(), ElementsAreArray(known.send_rows()));
   EXPECT_THAT(made.receive_rows(), ElementsAreArray(known.receive_rows()));
   EXPECT_THAT(made.rows_per_expert(), ElementsAreArray(known.rows_per_expert()));

@@ -15,7 +15,7 @@ using testing_support::KeepAll;
 struct Case {
   const char* folder;
   const char* transport;
-  bool round_robin;
+  const char* placement;
   Precision precision;
 };
 
@@ -46,6 +46,25 @@ std::int64_t different(const T* part, const T* whole, std::size_t begin, std::si
   return count;
 }
 
+/// "replicas": of every third expert a copy on every rank, of the next ones copies on the first and last.
+ExpertPlacement make_placement(const std::string& name, const ModelConfig& config, int n_ranks) {
+  const int n_layers = config.n_moe_layers();
+  if (name == "round-robin") return ExpertPlacement::round_robin(n_layers, config.n_experts, n_ranks);
+  if (name == "contiguous") return ExpertPlacement::contiguous(n_layers, config.n_experts, n_ranks);
+  std::vector<LayerPlacement> layers;
+  for (int layer = 0; layer < n_layers; ++layer) {
+    std::vector<std::vector<std::int32_t>> ranks_of_expert;
+    for (int e = 0; e < config.n_experts; ++e) {
+      std::vector<std::int32_t>& ranks = ranks_of_expert.emplace_back();
+      for (int rank = 0; rank < n_ranks; ++rank)
+        if (e % 3 == 0 || (e % 3 == 1 && (rank == 0 || rank == n_ranks - 1)) || (e % 3 == 2 && rank == e % n_ranks))
+          ranks.push_back(rank);
+    }
+    layers.emplace_back(ranks_of_expert, n_ranks, name == "replicas" ? CopyRule::by_token : CopyRule::local_first);
+  }
+  return ExpertPlacement(layers);
+}
+
 TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
   const Case test = GetParam();
   const Communicator comm = Communicator::world();
@@ -58,9 +77,7 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
   Reference expected;
   reference(checkpoint, config, test.precision, whole, expected);
 
-  const auto placement = test.round_robin
-                             ? ExpertPlacement::round_robin(config.n_moe_layers(), config.n_experts, comm.size())
-                             : ExpertPlacement::contiguous(config.n_moe_layers(), config.n_experts, comm.size());
+  const ExpertPlacement placement = make_placement(test.placement, config, comm.size());
   const auto transport = make_transport(test.transport, comm);
   Model model(checkpoint, config, placement, comm, *transport, {test.precision});
 
@@ -106,14 +123,16 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, ModelRanks,
-                         ::testing::Values(Case{"golden/mixtral", "local", false, Precision::f32},
-                                           Case{"golden/mixtral", "mpi", false, Precision::f32},
-                                           Case{"golden/mixtral", "mpi", true, Precision::f32},
-                                           Case{"golden/mixtral", "mpi", true, Precision::bf16},
-                                           Case{"golden/deepseek", "mpi", true, Precision::f32},
-                                           Case{"golden/deepseek", "mpi", false, Precision::bf16},
-                                           Case{"golden/grok1", "mpi", false, Precision::f32},
-                                           Case{"data/demo", "mpi", false, Precision::bf16}));
+                         ::testing::Values(Case{"golden/mixtral", "local", "contiguous", Precision::f32},
+                                           Case{"golden/mixtral", "mpi", "contiguous", Precision::f32},
+                                           Case{"golden/mixtral", "mpi", "round-robin", Precision::f32},
+                                           Case{"golden/mixtral", "mpi", "round-robin", Precision::bf16},
+                                           Case{"golden/deepseek", "mpi", "round-robin", Precision::f32},
+                                           Case{"golden/deepseek", "mpi", "contiguous", Precision::bf16},
+                                           Case{"golden/deepseek", "mpi", "replicas", Precision::f32},
+                                           Case{"golden/mixtral", "mpi", "local replicas", Precision::bf16},
+                                           Case{"golden/grok1", "mpi", "contiguous", Precision::f32},
+                                           Case{"data/demo", "mpi", "contiguous", Precision::bf16}));
 
 }  // namespace
 }  // namespace switchyard
