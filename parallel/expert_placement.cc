@@ -41,7 +41,7 @@ CopyRule parse_copy_rule(std::string_view text) {
 
 std::string_view to_string(CopyRule rule) { return rule == CopyRule::by_token ? "token" : "local"; }
 
-LayerPlacement::LayerPlacement(std::vector<std::int32_t> rank_of_expert, int n_ranks)
+LayerPlacement::LayerPlacement(const std::vector<std::int32_t>& rank_of_expert, int n_ranks)
     : LayerPlacement(as_lists(rank_of_expert), n_ranks, CopyRule::by_token) {}
 
 LayerPlacement::LayerPlacement(const std::vector<std::vector<std::int32_t>>& ranks_of_expert, int n_ranks,

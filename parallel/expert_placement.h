@@ -24,7 +24,7 @@ std::string_view to_string(CopyRule rule);
 class LayerPlacement {
  public:
   /// rank_of_expert: [n_experts], each in [0, n_ranks). Throws Error naming the expert whose rank is out of range.
-  LayerPlacement(std::vector<std::int32_t> rank_of_expert, int n_ranks);
+  LayerPlacement(const std::vector<std::int32_t>& rank_of_expert, int n_ranks);
   /// ranks_of_expert: [n_experts], each expert's ranks, ascending, at least one. Throws Error naming the expert.
   LayerPlacement(const std::vector<std::vector<std::int32_t>>& ranks_of_expert, int n_ranks, CopyRule rule);
 
