@@ -9,6 +9,7 @@
 #include "parallel/error.h"
 #include "pipeline/analysis/placement_methods.h"
 #include "pipeline/analysis/placement_plan.h"
+#include "pipeline/analysis/placement_search.h"
 #include "tests/support/error_text.h"
 
 namespace switchyard {
@@ -200,6 +201,92 @@ TEST(Placement, ReplicationIsTheBestThereIs) {
           if (const int d = 8 - a - b - c; d >= 1 && d <= 3) best = std::min(best, largest({a, b, c, d}));
     EXPECT_EQ(largest(copies), best);
   }
+}
+
+/// Tokens that choose two experts of E, some pairs more than others.
+LayerDemand random_demand(std::size_t experts, std::mt19937_64& random) {
+  LayerDemand demand{Loads(experts, 0), Loads(experts * experts, 0)};
+  for (std::size_t i = 0; i < experts; ++i)
+    for (std::size_t j = 0; j < i; ++j) {
+      const double tokens = std::floor(std::exp(std::uniform_real_distribution<double>(0, 5)(random)));
+      demand.pairs[i * experts + j] = demand.pairs[j * experts + i] = tokens;
+      demand.load[i] += tokens;
+      demand.load[j] += tokens;
+    }
+  return demand;
+}
+
+TEST(Placement, PairsTogetherOfAKnownPlan) {
+  // Tokens: 6 of (0, 1), 3 of (0, 2), 1 of (1, 2).
+  const LayerDemand demand{{9, 7, 4}, {0, 6, 3, 6, 0, 1, 3, 1, 0}};
+  const PlacementTask task{.ranks = 4, .nodes = 2, .replicas = 1};
+  const LayerPlan plan = {{0, 2}, {2}, {3}};
+  const PairsTogether together = pairs_together(plan, demand, task);
+  EXPECT_DOUBLE_EQ(together.on_rank, (6 * 0.5) / 10);
+  EXPECT_DOUBLE_EQ(together.on_node, (6 * 0.5 + 3 * 0.5 + 1) / 10);
+  // Loads 4.5, 0, 11.5, 4 of mean 5.
+  EXPECT_DOUBLE_EQ(placement_objective(plan, demand, task, {.ranks = 0.5, .nodes = 2}), 2.3 + 0.5 * 0.7 + 2 * 0.45);
+  EXPECT_DOUBLE_EQ(placement_objective(plan, {demand.load, {}}, task, {.ranks = 0.5, .nodes = 2}), 2.3);
+}
+
+TEST(Placement, ExactSearchEqualsBruteForceAndLocalSearchComesNear) {
+  std::mt19937_64 random(4);
+  std::uint64_t seen = 0;
+  int cases = 0;
+  int equal = 0;
+  for (const auto& [experts, task] :
+       std::vector<std::pair<std::size_t, PlacementTask>>{{6, {.ranks = 2}},
+                                                          {6, {.ranks = 3}},
+                                                          {8, {.ranks = 4, .nodes = 2}},
+                                                          {6, {.ranks = 4, .nodes = 2, .experts_per_rank = 3}},
+                                                          {5, {.ranks = 3, .replicas = 1}},
+                                                          {4, {.ranks = 4, .nodes = 2, .replicas = 2}},
+                                                          {4, {.ranks = 3, .replicas = 3, .experts_per_rank = 4}}})
+    for (const ObjectiveWeights weights : {ObjectiveWeights{0, 0}, ObjectiveWeights{0.1, 0.3}, ObjectiveWeights{3, 5}})
+      for (int draw = 0; draw < 4; ++draw) {
+        const LayerDemand demand = random_demand(experts, random);
+        double best = 1e300;
+        double others = 1e300;
+        for_every_plan(task, experts, [&](const LayerPlan& plan) {
+          best = std::min(best, placement_objective(plan, demand, task, weights));
+          ++seen;
+        });
+        for (const auto method : {PlacementMethod::greedy, PlacementMethod::contiguous, PlacementMethod::round_robin})
+          others = std::min(others, placement_objective(place_by(method, demand.load, task), demand, task, weights));
+        const SearchResult exact = search_placement(demand, task, weights, {});
+        const SearchResult local = search_placement(demand, task, weights, {.exact_nodes = 0});
+        expect_plan_of_task(exact.plan, task, static_cast<int>(experts));
+        expect_plan_of_task(local.plan, task, static_cast<int>(experts));
+        ASSERT_TRUE(exact.exact);
+        EXPECT_FALSE(local.exact);
+        EXPECT_NEAR(exact.objective, best, 1e-9);
+        EXPECT_NEAR(exact.objective, placement_objective(exact.plan, demand, task, weights), 1e-12);
+        EXPECT_LE(local.objective, others + 1e-12);
+        EXPECT_GE(local.objective, best - 1e-9);
+        equal += local.objective < best + 1e-9 ? 1 : 0;
+        ++cases;
+      }
+  EXPECT_GT(seen, 20'000U);
+  EXPECT_GT(equal, cases * 8 / 10) << cases;
+}
+
+TEST(Placement, SearchIsRepeatableAndFindsWhatIsHidden) {
+  // 32 experts in 8 cliques of 4 that are chosen together, of ids spread over all: a rank can hold one each.
+  constexpr std::size_t kExperts = 32;
+  LayerDemand demand{Loads(kExperts, 300), Loads(kExperts * kExperts, 0)};
+  for (std::size_t i = 0; i < kExperts; ++i)
+    for (std::size_t j = 0; j < kExperts; ++j)
+      if (i != j && i * 11 % 32 / 4 == j * 11 % 32 / 4) demand.pairs[i * kExperts + j] = 100;
+  const PlacementTask task{.ranks = 8, .nodes = 2};
+  const SearchResult found = search_placement(demand, task, {}, {.seed = 7});
+  EXPECT_DOUBLE_EQ(found.objective, 1);
+  EXPECT_DOUBLE_EQ(pairs_together(found.plan, demand, task).on_rank, 1);
+  std::mt19937_64 random(5);
+  const LayerDemand other = random_demand(kExperts, random);
+  const PlacementTask replicated{.ranks = 8, .nodes = 2, .replicas = 8};
+  const SearchResult first = search_placement(other, replicated, {}, {.seed = 7});
+  EXPECT_EQ(first.plan, search_placement(other, replicated, {}, {.seed = 7}).plan);
+  expect_plan_of_task(first.plan, replicated, kExperts);
 }
 
 TEST(Placement, WhatCannotBeIsNamed) {
