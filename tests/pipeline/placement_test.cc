@@ -1,0 +1,312 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "parallel/error.h"
+#include "pipeline/analysis/placement_methods.h"
+#include "pipeline/analysis/placement_plan.h"
+#include "pipeline/analysis/placement_search.h"
+#include "tests/support/error_text.h"
+
+namespace switchyard {
+namespace {
+
+using Loads = std::vector<double>;
+
+double largest_load(const LayerPlan& plan, const Loads& load, int ranks) {
+  const std::vector<double> loads = rank_loads(plan, load, ranks);
+  return *std::max_element(loads.begin(), loads.end());
+}
+
+/// What every plan must be: a copy of each expert at least, no two of one on a rank, as many as the task says, none
+/// beyond a rank's capacity.
+void expect_plan_of_task(const LayerPlan& plan, const PlacementTask& task, int experts) {
+  ASSERT_EQ(plan.size(), static_cast<std::size_t>(experts));
+  int copies = 0;
+  for (const auto& ranks : plan) {
+    ASSERT_FALSE(ranks.empty());
+    EXPECT_TRUE(std::is_sorted(ranks.begin(), ranks.end()));
+    EXPECT_EQ(std::set<std::int32_t>(ranks.begin(), ranks.end()).size(), ranks.size());
+    EXPECT_GE(ranks.front(), 0);
+    EXPECT_LT(ranks.back(), task.ranks);
+    copies += static_cast<int>(ranks.size());
+  }
+  EXPECT_EQ(copies, task.physical(experts));
+  const std::vector<int> held = copies_of_ranks(plan, task.ranks);
+  EXPECT_LE(*std::max_element(held.begin(), held.end()), task.capacity(experts));
+}
+
+/// Calls `see` with every plan of the task.
+void for_every_plan(const PlacementTask& task, std::size_t experts, const std::function<void(const LayerPlan&)>& see) {
+  LayerPlan plan(experts);
+  std::vector<int> held(static_cast<std::size_t>(task.ranks), 0);
+  const int room = task.capacity(static_cast<int>(experts));
+  const std::function<void(std::size_t, int)> from = [&](std::size_t e, int left) {
+    if (e == experts) {
+      if (left == 0) see(plan);
+      return;
+    }
+    for (unsigned chosen = 1; chosen < (1U << static_cast<unsigned>(task.ranks)); ++chosen) {
+      plan[e].clear();
+      bool fits = true;
+      for (int r = 0; r < task.ranks; ++r)
+        if ((chosen >> static_cast<unsigned>(r) & 1U) != 0) {
+          plan[e].push_back(r);
+          fits = fits && held[static_cast<std::size_t>(r)] < room;
+        }
+      const int extra = static_cast<int>(plan[e].size()) - 1;
+      if (!fits || extra > left) continue;
+      for (const std::int32_t r : plan[e]) ++held[static_cast<std::size_t>(r)];
+      const std::vector<std::int32_t> mine = plan[e];
+      from(e + 1, left - extra);
+      for (const std::int32_t r : mine) --held[static_cast<std::size_t>(r)];
+    }
+  };
+  from(0, task.replicas);
+}
+
+Loads skewed_loads(std::size_t experts, std::mt19937_64& random) {
+  Loads load(experts);
+  for (double& l : load) l = std::floor(std::exp(std::uniform_real_distribution<double>(0, 6)(random)));
+  return load;
+}
+
+TEST(Placement, EplbEqualsItsDocumentedExample) {
+  const PlacementTask task{.ranks = 8, .nodes = 2, .replicas = 4, .groups = 4};
+  const Loads first = {90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86};
+  const Loads second = {20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27};
+  EXPECT_EQ(eplb_layout(first, task), (std::vector<std::int32_t>{5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1}));
+  EXPECT_EQ(eplb_layout(second, task), (std::vector<std::int32_t>{7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1}));
+  const LayerPlan plan = place_by(PlacementMethod::eplb_hierarchical, first, task);
+  EXPECT_EQ(plan[5], (std::vector<std::int32_t>{0, 1}));
+  EXPECT_EQ(plan[10], (std::vector<std::int32_t>{4, 5}));
+  EXPECT_EQ(plan[1], (std::vector<std::int32_t>{6, 7}));
+  EXPECT_EQ(plan[0], (std::vector<std::int32_t>{6}));
+}
+
+TEST(Placement, KnownPlans) {
+  const Loads load = {7, 1, 4, 4, 2, 6};
+  const PlacementTask three{.ranks = 3};
+  EXPECT_EQ(place_contiguous(load, three), (LayerPlan{{0}, {0}, {1}, {1}, {2}, {2}}));
+  EXPECT_EQ(place_round_robin(load, three), (LayerPlan{{0}, {1}, {2}, {0}, {1}, {2}}));
+  // 7 | 6 | 4, then 4 to the 4, which is full; 2 to the 6, 1 to the 7.
+  EXPECT_EQ(place_greedy(load, three), (LayerPlan{{0}, {0}, {2}, {2}, {1}, {1}}));
+  // Without a limit: 7 | 6 | 4, 4 to the 4, 2 to the 6, 1 to the 7: the same loads 8, 8, 8.
+  EXPECT_EQ(rank_loads(place_greedy(load, {.ranks = 3, .experts_per_rank = 6}), load, 3), (Loads{8, 8, 8}));
+  EXPECT_EQ(least_largest_load(load, three), 8);
+  EXPECT_EQ(replicate(load, 9, 3), (std::vector<int>{2, 1, 2, 1, 1, 2}));
+  // A rank may hold more experts than others only where it is allowed.
+  const Loads one_heavy = {9, 1, 1, 1};
+  EXPECT_EQ(largest_load(place_greedy(one_heavy, {.ranks = 2}), one_heavy, 2), 10);
+  EXPECT_EQ(largest_load(place_greedy(one_heavy, {.ranks = 2, .experts_per_rank = 3}), one_heavy, 2), 9);
+  EXPECT_EQ(least_largest_load(one_heavy, {.ranks = 2}), 10);
+  EXPECT_EQ(least_largest_load(one_heavy, {.ranks = 2, .experts_per_rank = 3}), 9);
+}
+
+TEST(Placement, ReplicasOfAnExpertLieOnDifferentRanks) {
+  const Loads load = {100, 1, 1, 1};
+  // All that EPLB would make are copies of expert 0, which two ranks cannot hold three of.
+  const PlacementTask task{.ranks = 2, .replicas = 2};
+  const LayerPlan plan = place_by(PlacementMethod::eplb, load, task);
+  expect_plan_of_task(plan, task, 4);
+  EXPECT_EQ(plan[0], (std::vector<std::int32_t>{0, 1}));
+  // Of experts 0 0 1 | 0 2 3 the second 0 must leave its rank, and does so for a copy that rank 1 holds.
+  const LayerPlan apart = plan_of({{0, 0}, {0, 0}, {1, 0}, {2, 1}, {3, 1}, {4, 1}}, Loads{8, 1, 5, 4, 1}, 2);
+  EXPECT_EQ(apart, (LayerPlan{{0, 1}, {0}, {1}, {0}, {1}}));
+  // With nobody to change places with, the copy goes alone.
+  EXPECT_EQ(plan_of({{0, 0}, {0, 0}}, Loads{1}, 3), (LayerPlan{{0, 1}}));
+}
+
+TEST(Placement, EveryMethodGivesAPlanOfTheTask) {
+  std::mt19937_64 random(1);
+  int plans = 0;
+  for (const auto& [experts, task] :
+       std::vector<std::pair<int, PlacementTask>>{{8, {.ranks = 2}},
+                                                  {8, {.ranks = 4, .nodes = 2, .replicas = 4, .groups = 2}},
+                                                  {7, {.ranks = 3}},
+                                                  {7, {.ranks = 3, .replicas = 5}},
+                                                  {6, {.ranks = 6, .replicas = 30}},
+                                                  {64, {.ranks = 16, .nodes = 4, .replicas = 16, .groups = 8}},
+                                                  {4, {.ranks = 12, .nodes = 3, .replicas = 8}},
+                                                  {5, {.ranks = 1}},
+                                                  {256, {.ranks = 32, .nodes = 4, .replicas = 32, .groups = 8}}})
+    for (int draw = 0; draw < 20; ++draw) {
+      const Loads load = skewed_loads(static_cast<std::size_t>(experts), random);
+      require_possible(task, experts);
+      for (std::size_t m = 0; m < kPlacementMethods.size(); ++m) {
+        const auto method = static_cast<PlacementMethod>(m);
+        if (method == PlacementMethod::search || why_undefined(method, task, experts)) continue;
+        const LayerPlan plan = place_by(method, load, task);
+        expect_plan_of_task(plan, task, experts);
+        const double largest = largest_load(plan, load, task.ranks);
+        EXPECT_GE(largest, least_largest_load(load, task) * (1 - 1e-12));
+        ++plans;
+      }
+    }
+  EXPECT_GT(plans, 600);
+}
+
+TEST(Placement, NoPlanIsBelowTheBoundAndMethodsStayNearTheBest) {
+  std::mt19937_64 random(2);
+  std::uint64_t seen = 0;
+  double bound_over_best = 0;
+  int cases = 0;
+  for (const auto& [experts, task] :
+       std::vector<std::pair<std::size_t, PlacementTask>>{{6, {.ranks = 2}},
+                                                          {6, {.ranks = 3}},
+                                                          {7, {.ranks = 3}},
+                                                          {6, {.ranks = 3, .experts_per_rank = 6}},
+                                                          {5, {.ranks = 3, .replicas = 1}},
+                                                          {4, {.ranks = 3, .replicas = 2}},
+                                                          {4, {.ranks = 3, .replicas = 3, .experts_per_rank = 4}}})
+    for (int draw = 0; draw < 12; ++draw) {
+      const Loads load = skewed_loads(experts, random);
+      double best = 1e300;
+      for_every_plan(task, experts, [&](const LayerPlan& plan) {
+        best = std::min(best, largest_load(plan, load, task.ranks));
+        ++seen;
+      });
+      const double bound = least_largest_load(load, task);
+      EXPECT_LE(bound, best * (1 + 1e-12));
+      bound_over_best += bound / best;
+      ++cases;
+      EXPECT_GE(largest_load(place_greedy(load, task), load, task.ranks), best * (1 - 1e-12));
+      if (task.replicas == 0 && task.experts_per_rank > 0) {  // Graham's bound for LPT, 4/3 - 1/(3 R)
+        EXPECT_LE(largest_load(place_greedy(load, task), load, task.ranks), best * (4.0 / 3 - 1.0 / (3 * task.ranks)));
+      }
+    }
+  EXPECT_GT(seen, 10'000U);
+  EXPECT_GT(bound_over_best / cases, 0.85);  // a bound of use, not 0
+}
+
+TEST(Placement, ReplicationIsTheBestThereIs) {
+  std::mt19937_64 random(3);
+  for (int draw = 0; draw < 50; ++draw) {
+    const Loads load = skewed_loads(4, random);
+    const std::vector<int> copies = replicate(load, 8, 3);
+    EXPECT_EQ(std::accumulate(copies.begin(), copies.end(), 0), 8);
+    const auto largest = [&](const std::vector<int>& n) {
+      double most = 0;
+      for (std::size_t e = 0; e < 4; ++e) most = std::max(most, load[e] / n[e]);
+      return most;
+    };
+    double best = 1e300;
+    for (int a = 1; a <= 3; ++a)
+      for (int b = 1; b <= 3; ++b)
+        for (int c = 1; c <= 3; ++c)
+          if (const int d = 8 - a - b - c; d >= 1 && d <= 3) best = std::min(best, largest({a, b, c, d}));
+    EXPECT_EQ(largest(copies), best);
+  }
+}
+
+/// Tokens that choose two experts of E, some pairs more than others.
+LayerDemand random_demand(std::size_t experts, std::mt19937_64& random) {
+  LayerDemand demand{Loads(experts, 0), Loads(experts * experts, 0)};
+  for (std::size_t i = 0; i < experts; ++i)
+    for (std::size_t j = 0; j < i; ++j) {
+      const double tokens = std::floor(std::exp(std::uniform_real_distribution<double>(0, 5)(random)));
+      demand.pairs[i * experts + j] = demand.pairs[j * experts + i] = tokens;
+      demand.load[i] += tokens;
+      demand.load[j] += tokens;
+    }
+  return demand;
+}
+
+TEST(Placement, PairsTogetherOfAKnownPlan) {
+  // Tokens: 6 of (0, 1), 3 of (0, 2), 1 of (1, 2).
+  const LayerDemand demand{{9, 7, 4}, {0, 6, 3, 6, 0, 1, 3, 1, 0}};
+  const PlacementTask task{.ranks = 4, .nodes = 2, .replicas = 1};
+  const LayerPlan plan = {{0, 2}, {2}, {3}};
+  const PairsTogether together = pairs_together(plan, demand, task);
+  EXPECT_DOUBLE_EQ(together.on_rank, (6 * 0.5) / 10);
+  EXPECT_DOUBLE_EQ(together.on_node, (6 * 0.5 + 3 * 0.5 + 1) / 10);
+  // Loads 4.5, 0, 11.5, 4 of mean 5.
+  EXPECT_DOUBLE_EQ(placement_objective(plan, demand, task, {.ranks = 0.5, .nodes = 2}), 2.3 + 0.5 * 0.7 + 2 * 0.45);
+  EXPECT_DOUBLE_EQ(placement_objective(plan, {demand.load, {}}, task, {.ranks = 0.5, .nodes = 2}), 2.3);
+}
+
+TEST(Placement, ExactSearchEqualsBruteForceAndLocalSearchComesNear) {
+  std::mt19937_64 random(4);
+  std::uint64_t seen = 0;
+  int cases = 0;
+  int equal = 0;
+  for (const auto& [experts, task] :
+       std::vector<std::pair<std::size_t, PlacementTask>>{{6, {.ranks = 2}},
+                                                          {6, {.ranks = 3}},
+                                                          {8, {.ranks = 4, .nodes = 2}},
+                                                          {6, {.ranks = 4, .nodes = 2, .experts_per_rank = 3}},
+                                                          {5, {.ranks = 3, .replicas = 1}},
+                                                          {4, {.ranks = 4, .nodes = 2, .replicas = 2}},
+                                                          {4, {.ranks = 3, .replicas = 3, .experts_per_rank = 4}}})
+    for (const ObjectiveWeights weights : {ObjectiveWeights{0, 0}, ObjectiveWeights{0.1, 0.3}, ObjectiveWeights{3, 5}})
+      for (int draw = 0; draw < 4; ++draw) {
+        const LayerDemand demand = random_demand(experts, random);
+        double best = 1e300;
+        double others = 1e300;
+        for_every_plan(task, experts, [&](const LayerPlan& plan) {
+          best = std::min(best, placement_objective(plan, demand, task, weights));
+          ++seen;
+        });
+        for (const auto method : {PlacementMethod::greedy, PlacementMethod::contiguous, PlacementMethod::round_robin})
+          others = std::min(others, placement_objective(place_by(method, demand.load, task), demand, task, weights));
+        const SearchResult exact = search_placement(demand, task, weights, {});
+        const SearchResult local = search_placement(demand, task, weights, {.exact_nodes = 0});
+        expect_plan_of_task(exact.plan, task, static_cast<int>(experts));
+        expect_plan_of_task(local.plan, task, static_cast<int>(experts));
+        ASSERT_TRUE(exact.exact);
+        EXPECT_FALSE(local.exact);
+        EXPECT_NEAR(exact.objective, best, 1e-9);
+        EXPECT_NEAR(exact.objective, placement_objective(exact.plan, demand, task, weights), 1e-12);
+        EXPECT_LE(local.objective, others + 1e-12);
+        EXPECT_GE(local.objective, best - 1e-9);
+        equal += local.objective < best + 1e-9 ? 1 : 0;
+        ++cases;
+      }
+  EXPECT_GT(seen, 20'000U);
+  EXPECT_GT(equal, cases * 8 / 10) << cases;
+}
+
+TEST(Placement, SearchIsRepeatableAndFindsWhatIsHidden) {
+  // 32 experts in 8 cliques of 4 that are chosen together, of ids spread over all: a rank can hold one each.
+  constexpr std::size_t kExperts = 32;
+  LayerDemand demand{Loads(kExperts, 300), Loads(kExperts * kExperts, 0)};
+  for (std::size_t i = 0; i < kExperts; ++i)
+    for (std::size_t j = 0; j < kExperts; ++j)
+      if (i != j && i * 11 % 32 / 4 == j * 11 % 32 / 4) demand.pairs[i * kExperts + j] = 100;
+  const PlacementTask task{.ranks = 8, .nodes = 2};
+  const SearchResult found = search_placement(demand, task, {}, {.seed = 7});
+  EXPECT_DOUBLE_EQ(found.objective, 1);
+  EXPECT_DOUBLE_EQ(pairs_together(found.plan, demand, task).on_rank, 1);
+  std::mt19937_64 random(5);
+  const LayerDemand other = random_demand(kExperts, random);
+  const PlacementTask replicated{.ranks = 8, .nodes = 2, .replicas = 8};
+  const SearchResult first = search_placement(other, replicated, {}, {.seed = 7});
+  EXPECT_EQ(first.plan, search_placement(other, replicated, {}, {.seed = 7}).plan);
+  expect_plan_of_task(first.plan, replicated, kExperts);
+}
+
+TEST(Placement, WhatCannotBeIsNamed) {
+  const auto text = [](const PlacementTask& task, int experts) {
+    return testing::error_text([&] { require_possible(task, experts); });
+  };
+  EXPECT_NE(text({.ranks = 0}, 8).find("--ranks"), std::string::npos);
+  EXPECT_NE(text({.ranks = 6, .nodes = 4}, 8).find("--nodes"), std::string::npos);
+  EXPECT_NE(text({.ranks = 2, .groups = 3}, 8).find("--groups"), std::string::npos);
+  EXPECT_NE(text({.ranks = 2, .replicas = 9}, 8).find("at most 8"), std::string::npos);
+  EXPECT_NE(text({.ranks = 3, .experts_per_rank = 2}, 8).find("at least 3"), std::string::npos);
+  EXPECT_TRUE(why_undefined(PlacementMethod::eplb, {.ranks = 3}, 8).has_value());
+  EXPECT_FALSE(why_undefined(PlacementMethod::greedy, {.ranks = 3}, 8).has_value());
+  EXPECT_TRUE(why_undefined(PlacementMethod::eplb_hierarchical, {.ranks = 4, .nodes = 4, .groups = 2}, 8).has_value());
+}
+
+TEST(Placement, TextOfAFile) {
+  EXPECT_EQ(placement_text(std::vector<LayerPlan>{{{0}, {1, 3}, {2}}, {{1, 2}, {0}, {3}}}, 4),
+            "{\"n_ranks\":4,\"rank_of_expert\":[[0,[1,3],2],[[1,2],0,3]]}\n");
+}
+
+}  // namespace
+}  // namespace switchyard
