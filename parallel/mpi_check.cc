@@ -5,9 +5,8 @@
 #include <array>
 #include <source_location>
 #include <string>
-#include <string_view>
 
-#include "parallel/error.h"
+#include "parallel/failed_call.h"
 
 namespace switchyard {
 
@@ -16,12 +15,7 @@ void mpi_check(int code, const char* call, std::source_location where) {
   std::array<char, MPI_MAX_ERROR_STRING> text{};
   int length = 0;
   MPI_Error_string(code, text.data(), &length);
-  const std::string_view whole_call = call;
-  const std::string_view function = whole_call.substr(0, whole_call.find('('));
-  const std::string_view path = where.file_name();
-  const std::string_view file = path.substr(path.rfind('/') + 1);
-  throw Error(std::string(function) + " failed: " + std::string(text.data(), static_cast<std::size_t>(length)),
-              std::string(file) + ":" + std::to_string(where.line()));
+  throw failed_call(call, std::string(text.data(), static_cast<std::size_t>(length)), where);
 }
 
 }  // namespace switchyard

@@ -3,11 +3,11 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
-#include <mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
+#include "parallel/buffer_pool.h"
+#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
 
 namespace switchyard {
@@ -23,58 +23,9 @@ constexpr std::size_t kSmallestPooled = std::size_t{64} << 10U;  // below, mallo
 #endif
 constexpr std::size_t kMostPooled = std::size_t{2} << 30U;
 
-struct Buffer {
-  std::byte* data = nullptr;
-  std::size_t capacity = 0;
-};
-
-/// Freed buffers by age. Few at a time (a forward pass has tens of sizes), so a scan finds the best fit.
-class Pool {
- public:
-  /// The smallest free buffer of at least `bytes`, unless more than half of it would lie idle.
-  Buffer take(std::size_t bytes) {
-    const std::lock_guard lock(mutex_);
-    auto best = free_.end();
-    for (auto it = free_.begin(); it != free_.end(); ++it) {
-      const bool fits = it->capacity >= bytes && it->capacity / 2 <= bytes;
-      if (fits && (best == free_.end() || it->capacity <= best->capacity)) best = it;
-    }
-    if (best == free_.end()) return {};
-    const Buffer buffer = *best;
-    free_.erase(best);
-    bytes_ -= buffer.capacity;
-    return buffer;
-  }
-
-  void give(Buffer buffer) {
-    const std::lock_guard lock(mutex_);
-    bytes_ += buffer.capacity;
-    free_.push_back(buffer);
-    drop_oldest_until(kMostPooled);
-  }
-
-  void clear() {
-    const std::lock_guard lock(mutex_);
-    drop_oldest_until(0);
-  }
-
- private:
-  void drop_oldest_until(std::size_t limit) {
-    auto it = free_.begin();
-    for (; it != free_.end() && bytes_ > limit; ++it) {
-      bytes_ -= it->capacity;
-      std::free(it->data);
-    }
-    free_.erase(free_.begin(), it);
-  }
-
-  std::mutex mutex_;
-  std::vector<Buffer> free_;
-  std::size_t bytes_ = 0;
-};
-
-Pool& pool() {
-  static Pool& instance = *new Pool;  // never destroyed: tensors with static lifetime may be freed after it
+BufferPool& pool() {
+  // Never destroyed: tensors with static lifetime may be freed after it.
+  static BufferPool& instance = *new BufferPool(kMostPooled, [](std::byte* data) { std::free(data); });
   return instance;
 }
 
@@ -120,10 +71,11 @@ void release(Buffer buffer) {
 
 }  // namespace
 
-Tensor::Tensor(DType type, std::int64_t rows, std::int64_t cols) : rows_(rows), cols_(cols), type_(type) {
+Tensor::Tensor(DType type, std::int64_t rows, std::int64_t cols, Device device)
+    : rows_(rows), cols_(cols), type_(type), device_(device) {
   const std::size_t bytes = checked_bytes(type, rows, cols);
   if (bytes == 0) return;
-  const Buffer buffer = allocate(bytes);
+  const Buffer buffer = device == Device::cpu ? allocate(bytes) : take_device_buffer(device, bytes);
   data_ = buffer.data;
   capacity_ = buffer.capacity;
 }
@@ -133,7 +85,8 @@ Tensor::Tensor(Tensor&& other) noexcept
       capacity_(std::exchange(other.capacity_, 0)),
       rows_(std::exchange(other.rows_, 0)),
       cols_(std::exchange(other.cols_, 0)),
-      type_(other.type_) {}
+      type_(other.type_),
+      device_(other.device_) {}
 
 Tensor& Tensor::operator=(Tensor&& other) noexcept {
   Tensor taken(std::move(other));
@@ -142,11 +95,14 @@ Tensor& Tensor::operator=(Tensor&& other) noexcept {
   std::swap(rows_, taken.rows_);
   std::swap(cols_, taken.cols_);
   std::swap(type_, taken.type_);
+  std::swap(device_, taken.device_);
   return *this;
 }
 
 Tensor::~Tensor() {
-  if (data_ != nullptr) release({data_, capacity_});
+  if (data_ == nullptr) return;
+  const Buffer buffer = {data_, capacity_};
+  device_ == Device::cpu ? release(buffer) : give_device_buffer(device_, buffer);
 }
 
 }  // namespace switchyard

@@ -11,6 +11,10 @@ namespace switchyard {
 
 enum class DType : std::uint8_t { f32, bf16 };
 
+/// Where a matrix lies. pinned: host memory that a GPU reads and writes by itself. gpu: memory of the GPU that this
+/// process uses (device/gpu.h).
+enum class Device : std::uint8_t { cpu, pinned, gpu };
+
 /// Bytes of one element.
 constexpr std::int64_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
 template <typename T>
@@ -28,12 +32,13 @@ constexpr DType dtype_of<Bf16>() {
 class TensorView {
  public:
   TensorView() = default;
-  TensorView(const void* data, DType type, std::int64_t rows, std::int64_t cols)
-      : data_(static_cast<const std::byte*>(data)), rows_(rows), cols_(cols), type_(type) {}
+  TensorView(const void* data, DType type, std::int64_t rows, std::int64_t cols, Device device = Device::cpu)
+      : data_(static_cast<const std::byte*>(data)), rows_(rows), cols_(cols), type_(type), device_(device) {}
 
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
   DType dtype() const { return type_; }
+  Device device() const { return device_; }
   std::int64_t row_bytes() const { return cols_ * size_of(type_); }
   const std::byte* bytes() const { return data_; }
   /// The elements; T must be of the element type's size (asserted in debug builds).
@@ -48,7 +53,7 @@ class TensorView {
   }
   /// Rows [begin, end).
   TensorView rows(std::int64_t begin, std::int64_t end) const {
-    return {data_ + begin * row_bytes(), type_, end - begin, cols_};
+    return {data_ + begin * row_bytes(), type_, end - begin, cols_, device_};
   }
 
  private:
@@ -56,15 +61,17 @@ class TensorView {
   std::int64_t rows_ = 0;
   std::int64_t cols_ = 0;
   DType type_ = DType::f32;
+  Device device_ = Device::cpu;
 };
 
-/// Owned row-major matrix [rows, cols] in host memory, 64-byte aligned, contents undefined until written. Memory comes
-/// from a process-wide pool of freed buffers, because a forward pass asks for the same sizes over and over and fresh
-/// pages cost more than the arithmetic. Throws Error naming the bytes when memory is exhausted.
+/// Owned row-major matrix [rows, cols], 64-byte aligned, contents undefined until written. Memory comes from a
+/// process-wide pool of freed buffers, because a forward pass asks for the same sizes over and over and fresh pages
+/// cost more than the arithmetic. Throws Error naming the bytes when memory is exhausted. On a GPU, what was freed is
+/// used again in the order of the compute stream: device/device_memory.h.
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType type, std::int64_t rows, std::int64_t cols);
+  Tensor(DType type, std::int64_t rows, std::int64_t cols, Device device = Device::cpu);
   Tensor(Tensor&& other) noexcept;
   Tensor& operator=(Tensor&& other) noexcept;
   Tensor(const Tensor&) = delete;
@@ -74,6 +81,7 @@ class Tensor {
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
   DType dtype() const { return type_; }
+  Device device() const { return device_; }
   std::int64_t row_bytes() const { return cols_ * size_of(type_); }
   std::byte* bytes() { return data_; }
   const std::byte* bytes() const { return data_; }
@@ -95,7 +103,7 @@ class Tensor {
   std::span<const T> row(std::int64_t r) const {
     return {data<T>() + r * cols_, static_cast<std::size_t>(cols_)};
   }
-  TensorView view() const { return {data_, type_, rows_, cols_}; }
+  TensorView view() const { return {data_, type_, rows_, cols_, device_}; }
   /// A Tensor is a TensorView wherever one is read.
   operator TensorView() const { return view(); }  // NOLINT(google-explicit-constructor)
   TensorView rows(std::int64_t begin, std::int64_t end) const { return view().rows(begin, end); }
@@ -106,6 +114,7 @@ class Tensor {
   std::int64_t rows_ = 0;
   std::int64_t cols_ = 0;
   DType type_ = DType::f32;
+  Device device_ = Device::cpu;
 };
 
 }  // namespace switchyard

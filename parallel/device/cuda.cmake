@@ -1,0 +1,56 @@
+# CUDA and NCCL, where they are found: targets switchyard_cuda and switchyard_nccl. A missing target means that stubs are built in their place.
+#   SWITCHYARD_CUDA  AUTO: what is there; ON: an error where the compiler is missing; OFF: neither looked for nor used
+#   SWITCHYARD_PYPI  a folder of `pip install --target`, whose headers and libraries are taken before the system's
+set(SWITCHYARD_CUDA AUTO CACHE STRING "AUTO, ON or OFF")
+set_property(CACHE SWITCHYARD_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(SWITCHYARD_PYPI "" CACHE PATH "folder of pip install --target: nvidia-cudnn-frontend, nvidia-nccl-cu13")
+
+if(NOT SWITCHYARD_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)  # named, so that a machine without a GPU builds for those of others
+      set(CMAKE_CUDA_ARCHITECTURES "80-real;90a-real;100-real;100-virtual" CACHE STRING "GPU architectures to build for")
+    endif()
+    if(CCACHE)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+    endif()
+    enable_language(CUDA)
+    # CMake 3.25 does not know that nvcc takes C++20.
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    find_package(CUDAToolkit 12.8 REQUIRED)  # the first to know sm_100
+    add_library(switchyard_cuda INTERFACE)
+    target_include_directories(switchyard_cuda SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})
+    target_link_libraries(switchyard_cuda INTERFACE CUDA::cudart_static)
+    # Programs that use no GPU do not load its libraries.
+    target_link_options(switchyard_cuda INTERFACE LINKER:--as-needed)
+  elseif(SWITCHYARD_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "SWITCHYARD_CUDA=ON, but no CUDA compiler was found; put nvcc on the PATH, or set CUDACXX")
+  endif()
+endif()
+
+if(TARGET switchyard_cuda)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${SWITCHYARD_PYPI}/nvidia/nccl ${CUDAToolkit_LIBRARY_ROOT} PATH_SUFFIXES include)
+  # NAMES_PER_DIR: the library beside the header, not another version from elsewhere.
+  find_library(NCCL_LIBRARY NAMES nccl libnccl.so.2 NAMES_PER_DIR HINTS ${SWITCHYARD_PYPI}/nvidia/nccl ${CUDAToolkit_LIBRARY_DIR}
+               PATH_SUFFIXES lib lib64)
+  if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+    add_library(switchyard_nccl INTERFACE)
+    target_include_directories(switchyard_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+    target_link_libraries(switchyard_nccl INTERFACE switchyard_cuda ${NCCL_LIBRARY})
+  endif()
+endif()
+
+# Which sources of a floor are not built here: those in folders cuda/ without CUDA, stubs where the real thing is built.
+set(SWITCHYARD_ABSENT_SOURCES "/cuda/")
+if(TARGET switchyard_cuda)
+  set(SWITCHYARD_ABSENT_SOURCES "gpu_stub\\.cc$")
+endif()
+if(TARGET switchyard_nccl)
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|_nccl_stub\\.cc$")
+else()
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|_nccl\\.cc$")
+endif()

@@ -1,0 +1,79 @@
+#include "parallel/device/device_memory.h"
+
+#include <string>
+
+#include "parallel/device/cuda/cuda_check.h"
+#include "parallel/device/stream.h"
+#include "parallel/error.h"
+
+namespace switchyard {
+namespace {
+
+constexpr std::size_t kMostPooledOnGpu = std::size_t{4} << 30U;
+constexpr std::size_t kMostPooledPinned = std::size_t{1} << 30U;
+constexpr std::size_t kSmallStep = 512;
+constexpr std::size_t kLargeStep = std::size_t{2} << 20U;  // sizes that differ little then share buffers
+
+// What used the buffer last may still wait in the compute stream.
+void free_on_gpu(std::byte* data) {
+  cudaStreamSynchronize(compute_stream().handle());
+  cudaFree(data);
+}
+
+void free_pinned(std::byte* data) { cudaFreeHost(data); }
+
+BufferPool& pool_of(Device device) {
+  // Never destroyed: tensors with static lifetime may be freed after them.
+  static BufferPool& gpu = *new BufferPool(kMostPooledOnGpu, free_on_gpu);
+  static BufferPool& pinned = *new BufferPool(kMostPooledPinned, free_pinned);
+  return device == Device::gpu ? gpu : pinned;
+}
+
+cudaError_t allocate(Device device, std::size_t bytes, void** data) {
+  return device == Device::gpu ? cudaMalloc(data, bytes) : cudaHostAlloc(data, bytes, cudaHostAllocDefault);
+}
+
+[[noreturn]] void throw_no_memory(Device device, std::size_t bytes) {
+  if (device == Device::pinned) {
+    throw Error("no pinned host memory for " + std::to_string(bytes) + " bytes", {},
+                "raise the limit of locked memory (ulimit -l), or use smaller batches");
+  }
+  std::size_t free_bytes = 0;
+  std::size_t total_bytes = 0;
+  cudaMemGetInfo(&free_bytes, &total_bytes);
+  throw Error("no GPU memory for a tensor of " + std::to_string(bytes) + " bytes: " + std::to_string(free_bytes) +
+                  " of the GPU's " + std::to_string(total_bytes) + " are free",
+              {}, "use smaller batches or more ranks, each with its own GPU");
+}
+
+}  // namespace
+
+Buffer take_device_buffer(Device device, std::size_t bytes) {
+  BufferPool& pool = pool_of(device);
+  if (const Buffer buffer = pool.take(bytes); buffer.data != nullptr) return buffer;
+  const std::size_t step = bytes < kLargeStep / 2 ? kSmallStep : kLargeStep;
+  const std::size_t capacity = (bytes + step - 1) / step * step;
+  void* data = nullptr;
+  cudaError_t result = allocate(device, capacity, &data);
+  if (result == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // not an error of whatever is called next
+    pool.clear();
+    result = allocate(device, capacity, &data);
+    if (result == cudaErrorMemoryAllocation) throw_no_memory(device, bytes);
+  }
+  cuda_check(result, device == Device::gpu ? "cudaMalloc" : "cudaHostAlloc");
+  return {static_cast<std::byte*>(data), capacity};
+}
+
+void give_device_buffer(Device device, Buffer buffer) { pool_of(device).give(buffer); }
+
+Tensor copy_to(Device device, TensorView from) {
+  Tensor to(from.dtype(), from.rows(), from.cols(), device);
+  const auto bytes = static_cast<std::size_t>(from.rows() * from.row_bytes());
+  if (bytes == 0) return to;
+  SWITCHYARD_CUDA(cudaMemcpyAsync(to.bytes(), from.bytes(), bytes, cudaMemcpyDefault, compute_stream().handle()));
+  compute_stream().wait();
+  return to;
+}
+
+}  // namespace switchyard

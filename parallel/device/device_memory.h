@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstddef>
+
+#include "parallel/buffer_pool.h"
+#include "parallel/tensor.h"
+
+/// Memory that a GPU works on, from bounded pools of freed buffers. A freed buffer of GPU memory is handed out again at
+/// once, while work on it may still wait in the compute stream: that is sound because whoever gets it also works in the
+/// compute stream, behind. Another stream that touches a tensor therefore waits for an event of the compute stream
+/// before, and the tensor lives until that other work is done. Memory is never managed by the driver behind our back.
+namespace switchyard {
+
+/// At least `bytes` of pinned or GPU memory, aligned to 256 bytes. Throws Error naming the bytes asked for and left.
+Buffer take_device_buffer(Device device, std::size_t bytes);
+void give_device_buffer(Device device, Buffer buffer);
+
+/// A copy of a matrix on another device, or on the same. Of its devices at least one is not the CPU. Comes after what
+/// the compute stream does to `from`, and blocks until it is whole.
+Tensor copy_to(Device device, TensorView from);
+
+}  // namespace switchyard
