@@ -17,6 +17,7 @@ int run_reduce(const Arguments& arguments);
 int run_compare(const Arguments& arguments);
 int run_probe(const Arguments& arguments);
 int run_report(const Arguments& arguments);
+int run_place(const Arguments& arguments);
 int run_weights(const Arguments& arguments);
 int run_inspect(const Arguments& arguments);
 int run_tokens(const Arguments& arguments);

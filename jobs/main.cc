@@ -16,13 +16,14 @@ struct Subcommand {
   std::string_view about;
 };
 
-constexpr std::array<Subcommand, 12> kSubcommands = {{
+constexpr std::array<Subcommand, 13> kSubcommands = {{
     {"route", switchyard::run_route, "run a model over corpora and record where every token is sent"},
     {"ablate", switchyard::run_ablate, "take experts away one at a time and measure what the model loses"},
     {"import", switchyard::run_import, "make a run of the routing that a serving engine returned"},
     {"reduce", switchyard::run_reduce, "turn the records of runs into statistics, stats.h5"},
     {"compare", switchyard::run_compare, "say how datasets differ, with intervals and p-values"},
     {"probe", switchyard::run_probe, "run every expert on a sample and say how alike experts are"},
+    {"place", switchyard::run_place, "say which experts should lie on which rank, and what that gives"},
     {"report", switchyard::run_report, "draw statistics as one HTML page"},
     {"tokens", switchyard::run_tokens, "look up which tokens an expert gets, or where a token goes"},
     {"weights", switchyard::run_weights, "say how alike a model's experts are by their weights alone"},

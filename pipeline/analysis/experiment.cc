@@ -12,7 +12,7 @@
 namespace switchyard {
 namespace {
 
-constexpr std::array<std::string_view, 3> kKinds = {"ablation", "probe", "weights"};
+constexpr std::array<std::string_view, 4> kKinds = {"ablation", "placement", "probe", "weights"};
 
 std::string format_of(std::string_view kind) { return std::string("switchyard-") + std::string(kind); }
 
@@ -42,7 +42,7 @@ Experiment read_experiment(const std::filesystem::path& path) {
   Experiment experiment;
   experiment.kind = experiment_kind(path);
   if (experiment.kind.empty())
-    throw Error("is not the result of an experiment", path.string(), "name what ablate, probe or weights wrote");
+    throw Error("is not the result of an experiment", path.string(), "name what ablate, place, probe or weights wrote");
   experiment.source = path.string();
   experiment.settings = hdf5::File::open(path, hdf5::File::Access::read).string_attributes("/");
   std::vector<Table> tables = read_tables(path, format_of(experiment.kind));

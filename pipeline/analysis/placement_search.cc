@@ -489,6 +489,8 @@ SearchResult search_placement(const LayerDemand& demand, const PlacementTask& ta
     result.exact = exact.complete();
   }
   result.objective = placement_objective(result.plan, demand, task, weights);
+  // No pair apart, and no load above what every plan has somewhere.
+  if (result.objective <= least_largest_load(demand.load, task) * scale.per_load + kLeastGain) result.exact = true;
   return result;
 }
 

@@ -14,7 +14,7 @@ class CommandLine(support.TestCase):
     def test_help_and_version(self):
         self.assertRegex(self.switchyard("--version").stdout, r"^switchyard \d+\.\d+\.\d+ \(.+\)\n$")
         overview = self.switchyard("--help").stdout
-        for subcommand in ("route", "ablate", "probe", "import", "reduce", "compare", "report", "tokens", "weights", "inspect", "synth", "bench"):
+        for subcommand in ("route", "ablate", "probe", "import", "reduce", "compare", "place", "report", "tokens", "weights", "inspect", "synth", "bench"):
             self.assertIn(subcommand, overview)
             text = self.switchyard(subcommand, "--help").stdout
             self.assertIn("usage: switchyard " + subcommand, text)

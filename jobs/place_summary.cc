@@ -1,0 +1,151 @@
+#include "jobs/place_summary.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <numeric>
+
+#include "jobs/format.h"
+
+namespace switchyard {
+namespace {
+
+template <typename... Values>
+std::string text(const char* format, Values... values) {
+  std::array<char, 128> line{};
+  std::snprintf(line.data(), line.size(), format, values...);
+  return line.data();
+}
+
+/// One value, "1.52", or what is known of it, "1.50-1.61".
+std::string as_range(const Range& range) {
+  if (std::isnan(range.low)) return "-";
+  if (range.high - range.low < 0.005) return text("%.2f", range.low);
+  return text("%.2f-%.2f", range.low, range.high);
+}
+
+Range mean_range(const PlacementFigures& figures, Range LayerFigures::*member) {
+  Range mean;
+  for (const LayerFigures& layer : figures.layers) {
+    mean.low += (layer.*member).low / static_cast<double>(figures.layers.size());
+    mean.high += (layer.*member).high / static_cast<double>(figures.layers.size());
+  }
+  return mean;
+}
+
+double mean_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// Columns under their heads, as wide as the widest cell; the first to the left, the others to the right.
+void print_columns(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> width;
+  for (const std::vector<std::string>& row : rows) {
+    width.resize(std::max(width.size(), row.size()), 0);
+    for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
+  }
+  for (const std::vector<std::string>& row : rows) {
+    std::printf(" ");
+    for (std::size_t c = 0; c < row.size(); ++c)
+      std::printf(c == 0 ? " %-*s" : "  %*s", static_cast<int>(width[c]), row[c].c_str());
+    std::printf("\n");
+  }
+}
+
+}  // namespace
+
+void print_methods(const PlaceSummary& summary, const std::vector<MethodResult>& methods, std::size_t chosen) {
+  const PlacementTask& task = summary.task;
+  std::string names;
+  for (const std::string& name : summary.datasets) names.append(names.empty() ? "" : ", ").append(name);
+  std::printf("%zu layers of %d experts%s on %d rank%s of %d node%s, fitted on %s tokens of %s\n\n",
+              summary.least_load.size(), summary.model.n_experts,
+              task.replicas > 0 ? text(" and %d replicas", task.replicas).c_str() : "", task.ranks,
+              task.ranks == 1 ? "" : "s", task.nodes, task.nodes == 1 ? "" : "s",
+              with_commas(static_cast<std::uint64_t>(summary.tokens)).c_str(), names.c_str());
+  const bool steps = !methods.front().balance.empty();
+  const bool replayed = !methods.front().traffic.empty();
+  const bool timed = methods.front().step.has_value();
+  const bool bytes =
+      summary.row_bytes && (replayed || !std::isnan(methods.front().figures.layers[0].nodes_per_token.low));
+  std::vector<std::vector<std::string>> rows = {{"method", "balancedness", "by sums", "max/mean", "worst layer"}};
+  if (steps) rows[0].insert(rows[0].end(), {"in steps", "by sums"});
+  rows[0].insert(rows[0].end(), {"ranks a token", "nodes a token"});
+  if (bytes) rows[0].push_back("KiB across nodes a token");
+  if (timed) rows[0].insert(rows[0].end(), {"ms a step", "of it waiting"});
+  rows[0].push_back("proven best");
+  for (const MethodResult& method : methods) {
+    std::vector<double> ratios;
+    for (const LayerFigures& layer : method.figures.layers) ratios.push_back(layer.max_over_mean);
+    std::vector<std::string> row = {std::string(to_string(method.placement.method)),
+                                    text("%.4f", method.figures.balancedness_mean),
+                                    text("%.4f", method.figures.balancedness_ratio), text("%.4f", mean_of(ratios)),
+                                    text("%.4f", *std::max_element(ratios.begin(), ratios.end()))};
+    if (steps) {
+      const LayerBalance mean = mean_over_layers(method.balance);
+      row.push_back(text("%.4f", mean.balancedness_mean));
+      row.push_back(text("%.4f", mean.balancedness_ratio));
+    }
+    Range ranks = mean_range(method.figures, &LayerFigures::ranks_per_token);
+    Range nodes = mean_range(method.figures, &LayerFigures::nodes_per_token);
+    const double elsewhere = 1 - 1.0 / task.nodes;
+    Range rows_across = {nodes.low * elsewhere, nodes.high * elsewhere};
+    if (replayed) {
+      const LayerTraffic mean = mean_over_layers(method.traffic);
+      ranks = {mean.ranks_per_token, mean.ranks_per_token};
+      nodes = {mean.nodes_per_token, mean.nodes_per_token};
+      rows_across = {mean.remote_nodes_per_token, mean.remote_nodes_per_token};
+    }
+    row.push_back(as_range(ranks));
+    row.push_back(as_range(nodes));
+    if (bytes) {
+      const double scale = *summary.row_bytes * static_cast<double>(summary.least_load.size()) / 1024;
+      row.push_back(as_range({rows_across.low * scale, rows_across.high * scale}));
+    }
+    if (timed) {
+      row.push_back(text("%.3f +- %.3f", 1e3 * method.step->seconds, 1.96e3 * method.step->deviation));
+      row.push_back(text("%.1f %%", 100 * method.step->straggler_seconds / method.step->seconds));
+    }
+    const auto exact = std::count(method.placement.exact.begin(), method.placement.exact.end(), 1);
+    row.push_back(method.placement.method == PlacementMethod::search ? text("%td layers", exact) : "");
+    rows.push_back(std::move(row));
+  }
+  std::vector<double> balanced;
+  for (const double least : summary.least_load) balanced.push_back(1 / least);
+  rows.push_back({"bound", text("%.4f", mean_of(balanced)), text("%.4f", 1 / mean_of(summary.least_load)),
+                  text("%.4f", mean_of(summary.least_load)),
+                  text("%.4f", *std::max_element(summary.least_load.begin(), summary.least_load.end()))});
+  print_columns(rows);
+
+  std::printf(
+      "\nbalancedness: mean over largest rank load, mean over layers (SGLang); by sums: of sums over layers "
+      "(vLLM). No plan is better than the bound\n");
+  for (const std::string& reason : summary.undefined) std::printf("left out: %s\n", reason.c_str());
+  if (steps) std::printf("in steps: the same over the %zu recorded steps of each layer\n", summary.recorded_steps);
+  if (replayed)
+    std::printf("ranks, nodes: distinct ones of a token's experts, counted over %s token rows\n",
+                with_commas(summary.replayed_tokens).c_str());
+  else if (std::isnan(methods.front().figures.layers[0].ranks_per_token.low))
+    std::printf("ranks, nodes: not known, as the file holds no pairs of experts that a token chose together\n");
+  else if (summary.model.top_k > 2)
+    std::printf(
+        "ranks, nodes: distinct ones of a token's experts; pairs of experts only bound them for %d choices. A "
+        "run's folder, with token rows, says them exactly\n",
+        summary.model.top_k);
+  if (bytes)
+    std::printf(
+        "KiB across nodes: all layers, one way, where a token's row is sent once to each other node; a row for "
+        "each slot makes %s whatever the placement\n",
+        text("%.2f", summary.model.top_k * (1 - 1.0 / task.nodes) * *summary.row_bytes *
+                         static_cast<double>(summary.least_load.size()) / 1024)
+            .c_str());
+  if (timed)
+    std::printf(
+        "ms a step: experts of the slowest rank of each layer, for the mean step of %s tokens, with the 95 %% "
+        "interval of the cost model (R^2 %.3f)\n",
+        with_commas(static_cast<std::uint64_t>(*summary.step_tokens)).c_str(), summary.cost->r_squared);
+  std::printf("chosen: %s\n", std::string(to_string(methods[chosen].placement.method)).c_str());
+}
+
+}  // namespace switchyard
