@@ -58,10 +58,8 @@ Measured measure(Model& model, Recorder& recorder, const Batch& batch, const Ste
       void observe(int, Routing&&, const ExchangePlan&) override {}
     } ignore;
     const TokenLosses losses = model.forward(batch, record ? static_cast<RoutingObserver&>(recorder) : ignore);
-    PhaseSeconds phases = model.take_seconds();
-    if (record) {
-      phases = recorder.finish_step(batch, step, losses, phases);
-    }
+    const StepTimes times = model.take_times();
+    const PhaseSeconds phases = record ? recorder.finish_step(batch, step, losses, times) : times.phase_seconds();
     all.push_back({comm.max(std::chrono::duration<double>(Clock::now() - start).count()), phases});
     if (record) {  // not timed: a block has many steps, a segment many blocks
       recorder.finish_block(static_cast<std::uint64_t>(i), {});

@@ -44,7 +44,8 @@ void write_run_master(const std::filesystem::path& out, const ModelFacts& model,
   // Placement and phases are those of the last segment: a continued run may have had other ranks before.
   if (!segments.empty()) {
     const RoutingReader last(out / segments.back().file);
-    for (const char* path : {"/dispatch/placement", "/dispatch/logical", "/dispatch/phase_name", "/dispatch/row_bytes"})
+    for (const char* path : {"/dispatch/placement", "/dispatch/logical", "/dispatch/phase_name", "/dispatch/part_name",
+                             "/dispatch/row_bytes"})
       if (last.contains(path)) tables.push_back(last.read(path));
   }
   const std::uint64_t n_places = places.size();

@@ -3,7 +3,7 @@
 #include <iosfwd>
 #include <string>
 
-#include "pipeline/model/batch.h"
+#include "pipeline/model/step_times.h"
 #include "pipeline/reduce.h"
 
 namespace switchyard {

@@ -92,7 +92,7 @@ void Generator::run(Step& step, std::size_t number, std::vector<Sequence>& seque
     for (std::int32_t t = batch.window_offsets[w]; t < batch.window_offsets[w + 1]; ++t)
       sequences[static_cast<std::size_t>(batch.sequence[w])].tokens.push_back({number, static_cast<std::size_t>(t)});
   const PhaseSeconds seconds =
-      recorder_.hold_step(batch, std::move(step.tokens), std::move(losses), model_.take_seconds());
+      recorder_.hold_step(batch, std::move(step.tokens), std::move(losses), model_.take_times());
   std::transform(seconds.begin(), seconds.end(), seconds_.begin(), seconds_.begin(), std::plus<>());
 }
 

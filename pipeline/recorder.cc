@@ -118,6 +118,7 @@ Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice 
       dispatched_row_bytes_(dispatched_row_bytes),
       flops_(flops),
       comm_(comm),
+      clock_(measure_clock_offset(comm)),
       routing_(layers()),
       experts_(layers()),
       block_figures_(empty_figures()) {
@@ -169,14 +170,14 @@ void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placeme
 }
 
 PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
-                                   PhaseSeconds seconds) {
+                                   const StepTimes& times) {
   const Stopwatch watch;
   record_tokens(batch.tokens, batch.targets, step, losses);
-  return end_step(step, seconds, watch.seconds());
+  return end_step(step, times, watch.seconds());
 }
 
-PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, PhaseSeconds seconds) {
-  const PhaseSeconds all = end_step(step, seconds, 0);
+PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, const StepTimes& times) {
+  const PhaseSeconds all = end_step(step, times, 0);
   held_.push_back({batch.tokens, batch.targets, std::move(step), std::move(losses), std::move(routing_), experts_});
   routing_ = std::vector<Routing>(layers());
   return all;
@@ -249,8 +250,11 @@ void Recorder::record_tokens(std::span<const std::uint32_t> tokens, std::span<co
   if (level_ != RecordLevel::counts) append_rows(tokens, step, losses);
 }
 
-PhaseSeconds Recorder::end_step(const StepTokens& step, PhaseSeconds seconds, double record_seconds) {
+PhaseSeconds Recorder::end_step(const StepTokens& step, const StepTimes& times, double record_seconds) {
   StepFigures figures;
+  figures.begin = std::chrono::duration<double>(times.begin.time_since_epoch()).count();
+  figures.layer_ends = times.layer_ends(model_.n_moe_layers());
+  PhaseSeconds seconds = times.phase_seconds();
   figures.tokens = static_cast<std::uint32_t>(step.position.size());
   figures.flops = flops_.of(step.position);
   count_experts(figures);
@@ -323,7 +327,77 @@ void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kToke
   finished_rows_.push_back(std::exchange(block_rows_, std::move(next)));
 }
 
-std::vector<Table> Recorder::dispatch_tables() const {
+/// When each rank was where, on one clock.
+std::vector<Table> Recorder::time_tables() {
+  const ClockOffset before = std::exchange(clock_, measure_clock_offset(comm_));
+  const std::uint64_t n_steps = finished_steps_.size();
+  const std::uint64_t n_blocks = finished_blocks_.size();
+  const auto n_ranks = static_cast<std::uint64_t>(comm_.size());
+  std::vector<double> begins;
+  std::vector<float> ends;
+  for (const StepFigures& step : finished_steps_) {
+    begins.push_back(common_time(step.begin, before, clock_));
+    append<float>(ends, step.layer_ends);
+  }
+  const std::vector<double> all_begins = comm_.gather_v<double>(begins);
+  const std::vector<float> all_ends = comm_.gather_v<float>(ends);
+  const std::vector<ClockOffset> clocks = comm_.all_gather(clock_);
+  if (comm_.rank() != 0) return {};
+
+  std::vector<double> step_begin(n_steps * n_ranks);
+  std::vector<float> layer_end(all_ends.size());
+  const std::uint64_t rows = n_steps * layers();
+  for (std::uint64_t r = 0; r < n_ranks; ++r) {
+    for (std::uint64_t s = 0; s < n_steps; ++s) step_begin[s * n_ranks + r] = all_begins[r * n_steps + s];
+    for (std::uint64_t row = 0; row < rows; ++row)
+      std::copy_n(all_ends.begin() + static_cast<std::ptrdiff_t>((r * rows + row) * kLayerParts), kLayerParts,
+                  layer_end.begin() + static_cast<std::ptrdiff_t>((row * n_ranks + r) * kLayerParts));
+  }
+  std::vector<double> offset;
+  std::vector<double> uncertainty;
+  for (std::uint64_t block = 0; block < n_blocks; ++block)
+    for (const ClockOffset& clock : clocks) {
+      offset.push_back(clock.seconds);
+      uncertainty.push_back(clock.uncertainty);
+    }
+  std::vector<Table> tables;
+  tables.push_back({"/dispatch/step_begin",
+                    {"step", "rank"},
+                    {n_steps, n_ranks},
+                    std::move(step_begin),
+                    "s",
+                    "when each rank began the step, by rank 0's monotonic clock"});
+  tables.push_back({"/dispatch/clock_offset",
+                    {"block", "rank"},
+                    {n_blocks, n_ranks},
+                    std::move(offset),
+                    "s",
+                    "what was added to each rank's clock, as measured when the block was committed; before, by "
+                    "interpolation from the measurement before"});
+  tables.push_back({"/dispatch/clock_uncertainty",
+                    {"block", "rank"},
+                    {n_blocks, n_ranks},
+                    std::move(uncertainty),
+                    "s",
+                    "that the offset is wrong by no more than"});
+  if (layers() == 0) return tables;
+  tables.push_back({"/dispatch/layer_end",
+                    {"step", "layer", "rank", "part"},
+                    {n_steps, layers(), n_ranks, kLayerParts},
+                    std::move(layer_end),
+                    "s",
+                    "from a rank's step_begin to the end of each part of a layer; a part begins where the one before "
+                    "it ends"});
+  tables.push_back({"/dispatch/part_name",
+                    {"part"},
+                    {kLayerParts},
+                    std::vector<std::string>(kLayerPartNames.begin(), kLayerPartNames.end()),
+                    "1",
+                    "names of the parts"});
+  return tables;
+}
+
+std::vector<Table> Recorder::dispatch_tables() {
   const std::uint64_t n_steps = finished_steps_.size();
   const std::uint64_t n_blocks = finished_blocks_.size();
   const auto n_ranks = static_cast<std::uint64_t>(comm_.size());
@@ -356,6 +430,7 @@ std::vector<Table> Recorder::dispatch_tables() const {
   const std::vector<std::uint32_t> all_tokens = comm_.gather_v<std::uint32_t>(tokens);
   const std::vector<float> all_seconds = comm_.gather_v<float>(seconds);
   const std::vector<std::uint64_t> all_traffic = comm_.gather_v<std::uint64_t>(traffic);
+  std::vector<Table> tables = time_tables();
   if (comm_.rank() != 0) return {};
 
   // Gathered data runs (source rank, step or block, ...); the tables want the rank behind the step or block.
@@ -385,7 +460,6 @@ std::vector<Table> Recorder::dispatch_tables() const {
   std::vector<std::uint32_t> expert_slots(slots.begin(), slots.end());
   std::vector<std::string> phases(kPhaseNames.begin(), kPhaseNames.end());
 
-  std::vector<Table> tables;
   if (n_layers > 0) {
     tables.push_back({"/dispatch/expert_slots",
                       {"step", "layer", "physical_expert"},

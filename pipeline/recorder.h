@@ -8,6 +8,7 @@
 
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
+#include "parallel/clock_offset.h"
 #include "parallel/communicator.h"
 #include "parallel/expert_placement.h"
 #include "pipeline/analysis/live_accumulators.h"
@@ -15,6 +16,7 @@
 #include "pipeline/model/batch.h"
 #include "pipeline/model/model_flops.h"
 #include "pipeline/model/routing.h"
+#include "pipeline/model/step_times.h"
 
 namespace switchyard {
 
@@ -43,20 +45,21 @@ struct RecordedBlocks {
 /// logits, and the dispatch tables. Blocks are recorded one after another; an abandoned block leaves no trace.
 class Recorder : public RoutingObserver {
  public:
-  /// excluded_tokens: [V] flags of token ids left out of the statistics (rows keep them), or empty. placement: nullptr
-  /// for a dense model. generates: whether there are tokens of phase decode.
+  /// Collective. excluded_tokens: [V] flags of token ids left out of the statistics (rows keep them), or empty.
+  /// placement: nullptr for a dense model. generates: whether there are tokens of phase decode.
   Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice tables,
            std::vector<std::uint8_t> excluded_tokens, const ExpertPlacement* placement,
            std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm,
            bool generates = false);
 
   void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) override;
-  /// Ends a step: the layers observed since the last call belong to `batch`. seconds: of this rank, by phase; returned
-  /// with the time spent here filled in.
-  PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses, PhaseSeconds seconds);
+  /// Ends a step: the layers observed since the last call belong to `batch`. times: of this rank; returned by phase,
+  /// with the time spent here.
+  PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
+                           const StepTimes& times);
   /// The same, but the tokens are held: rows, and statistics of neighbours, want a document's tokens one after another,
   /// and decoding brings those of many documents by turns.
-  PhaseSeconds hold_step(const Batch& batch, StepTokens step, TokenLosses losses, PhaseSeconds seconds);
+  PhaseSeconds hold_step(const Batch& batch, StepTokens step, TokenLosses losses, const StepTimes& times);
   /// Records all tokens held since the last call, in this order. Returns the seconds it took.
   double record_held(std::span<const HeldToken> order);
   /// Ends the block with this ordinal. n_documents: those that begin in it, by phase; given on one rank, 0 on the
@@ -79,6 +82,8 @@ class Recorder : public RoutingObserver {
     double flops = 0;
     std::vector<std::uint64_t> expert_slots;  // [L, physical expert]
     std::array<float, kPhases> seconds{};
+    double begin = 0;               // s, by this rank's clock
+    std::vector<float> layer_ends;  // [L, kLayerParts] s after `begin`
   };
   struct BlockFigures {
     std::uint64_t block = 0;
@@ -98,13 +103,14 @@ class Recorder : public RoutingObserver {
 
   BlockFigures empty_figures() const;
   void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
-  PhaseSeconds end_step(const StepTokens& step, PhaseSeconds seconds, double record_seconds);
+  PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
   void record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
                      const StepTokens& step, const TokenLosses& losses);
   void append_rows(std::span<const std::uint32_t> tokens, const StepTokens& step, const TokenLosses& losses);
   HeldStep gather_held(std::span<const HeldToken> order) const;
   void count_experts(StepFigures& figures);
-  std::vector<Table> dispatch_tables() const;
+  std::vector<Table> dispatch_tables();
+  std::vector<Table> time_tables();
   std::size_t layers() const { return static_cast<std::size_t>(model_.n_moe_layers()); }
 
   ModelFacts model_;
@@ -114,6 +120,7 @@ class Recorder : public RoutingObserver {
   std::uint64_t dispatched_row_bytes_;
   ModelFlops flops_;
   const Communicator& comm_;
+  ClockOffset clock_;  // as measured last
   double latest_imbalance_ = 0;
   std::uint64_t row_bytes_ = 0;
 

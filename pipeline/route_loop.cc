@@ -106,7 +106,7 @@ class RouteLoop {
 void RouteLoop::step(const Block& block, std::size_t first, std::size_t last) {
   const Batch batch = make_batch(block, first, last);
   const TokenLosses losses = model_.forward(batch, recorder_);
-  add_seconds(recorder_.finish_step(batch, make_step_tokens(block, first, last), losses, model_.take_seconds()));
+  add_seconds(recorder_.finish_step(batch, make_step_tokens(block, first, last), losses, model_.take_times()));
 }
 
 void RouteLoop::add_seconds(const PhaseSeconds& seconds) {

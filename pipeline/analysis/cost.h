@@ -8,7 +8,7 @@
 #include "io/routing_reader.h"
 #include "parallel/communicator.h"
 #include "pipeline/analysis/table_index.h"
-#include "pipeline/model/batch.h"
+#include "pipeline/model/step_times.h"
 
 namespace switchyard {
 

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "pipeline/analysis/metrics.h"
-#include "pipeline/model/batch.h"
+#include "pipeline/model/step_times.h"
 
 namespace switchyard {
 namespace {

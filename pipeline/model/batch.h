@@ -1,8 +1,6 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 namespace switchyard {
@@ -28,12 +26,5 @@ struct TokenLosses {
   std::vector<float> loss;               // [n] nats, NaN where there is no target
   std::vector<std::uint32_t> predicted;  // [n] arg-max over the vocabulary; a tie goes to the lower id
 };
-
-/// Where a step's time goes. `wait` is time inside Exchange::finish().
-enum class Phase : std::uint8_t { attention, router, dispatch, experts, combine, head, record, wait };
-inline constexpr std::size_t kPhases = 8;
-inline constexpr std::array<std::string_view, kPhases> kPhaseNames = {"attention", "router", "dispatch", "experts",
-                                                                      "combine",   "head",   "record",   "wait"};
-using PhaseSeconds = std::array<double, kPhases>;
 
 }  // namespace switchyard

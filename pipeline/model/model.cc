@@ -1,7 +1,6 @@
 #include "pipeline/model/model.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "parallel/error.h"
@@ -19,21 +18,18 @@ namespace {
 
 DType matmul_type(Precision precision) { return precision == Precision::bf16 ? DType::bf16 : DType::f32; }
 
-/// Charges the time since the last lap to a phase.
+/// Notes when each part ended.
 class Stopwatch {
  public:
-  void start() { last_ = Clock::now(); }
-  void lap(Phase phase) {
-    const Clock::time_point now = Clock::now();
-    seconds_[static_cast<std::size_t>(phase)] += std::chrono::duration<double>(now - last_).count();
-    last_ = now;
+  void start() {
+    times_.laps.clear();
+    times_.begin = StepTimes::Clock::now();
   }
-  PhaseSeconds take() { return std::exchange(seconds_, {}); }
+  void lap(Part part, int moe_layer = -1) { times_.laps.push_back({part, moe_layer, StepTimes::Clock::now()}); }
+  StepTimes take() { return std::exchange(times_, {}); }
 
  private:
-  using Clock = std::chrono::steady_clock;
-  Clock::time_point last_;
-  PhaseSeconds seconds_ = {};
+  StepTimes times_;
 };
 
 /// What one half of a layer adds to the residual stream: at once, or, where a norm comes before, summed apart first.
@@ -176,7 +172,7 @@ void Model::run_layers(Tensor& x, const Batch& batch, int first, int last, Routi
       s.add_dense(x, layer);
     }
     observer.layer_output(index, x);
-    s.stopwatch.lap(Phase::record);
+    s.stopwatch.lap(Part::observe);
   }
 }
 
@@ -184,7 +180,7 @@ TokenLosses Model::head(TensorView x, const Batch& batch) {
   State& s = *state_;
   const Tensor last = rms_norm(x, s.weights.final_norm, s.config.norm_epsilon, s.type);  // [n, d_model]
   TokenLosses losses = token_loss(last, s.weights.head, batch.targets);
-  s.stopwatch.lap(Phase::head);
+  s.stopwatch.lap(Part::head);
   return losses;
 }
 
@@ -194,7 +190,7 @@ void Model::State::add_attention(Tensor& x, const Layer& layer, const Batch& bat
   Branch branch(x, layer.attention_post_norm);
   add_matmul(branch.sum(), attend(qkv, layer, batch, cache), layer.output);
   branch.join(config.norm_epsilon);
-  stopwatch.lap(Phase::attention);
+  stopwatch.lap(Part::attention, layer.moe_layer);
 }
 
 Tensor Model::State::attend(TensorView qkv, const Layer& layer, const Batch& batch, KvCache* cache) {
@@ -213,34 +209,34 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   Routing routing = route(h, *layer.router, config.router_rule(), "layer " + std::to_string(layer.index));
   observer.decide(moe_layer, routing);
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
-  stopwatch.lap(Phase::router);
+  stopwatch.lap(Part::router, moe_layer);
 
   const auto plan = ExchangePlan::make(routing.expert_ids(), placement->layer(moe_layer), *comm);
   Exchange out = transport->start_dispatch(plan, gather_slots(h, plan.pack_order(), config.top_k, type));  // in flight
-  stopwatch.lap(Phase::dispatch);
+  stopwatch.lap(Part::dispatch, moe_layer);
   observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded
-  stopwatch.lap(Phase::record);
+  stopwatch.lap(Part::record, moe_layer);
   Branch branch(x, layer.ffn_post_norm);
   if (layer.shared) {  // ... and every token visits these
     add_gated_ffn(branch.sum(), rms_norm(x, layer.ffn_norm, config.norm_epsilon, type), *layer.shared);
-    stopwatch.lap(Phase::experts);
+    stopwatch.lap(Part::shared, moe_layer);
   }
   Tensor arrived = std::move(out).finish();
-  stopwatch.lap(Phase::wait);
+  stopwatch.lap(Part::dispatch_wait, moe_layer);
   const Tensor rows = gather(std::move(arrived), plan.group_order());  // [n_receive, d_model]
-  stopwatch.lap(Phase::dispatch);
+  stopwatch.lap(Part::group, moe_layer);
 
   Tensor done = run_experts(rows, plan.rows_per_expert(), layer.ffns);
-  stopwatch.lap(Phase::experts);
+  stopwatch.lap(Part::experts, moe_layer);
 
   Exchange back = transport->start_combine(plan, scatter(std::move(done), plan.group_order()));
-  stopwatch.lap(Phase::combine);
+  stopwatch.lap(Part::scatter, moe_layer);
   const Tensor returned = std::move(back).finish();  // [n * k, d_model], packed order
-  stopwatch.lap(Phase::wait);
+  stopwatch.lap(Part::combine_wait, moe_layer);
   observer.expert_outputs(moe_layer, returned, plan);
   add_weighted(branch.sum(), returned, combine_weights, plan.pack_order());
   branch.join(config.norm_epsilon);
-  stopwatch.lap(Phase::combine);
+  stopwatch.lap(Part::combine, moe_layer);
 }
 
 void Model::State::add_dense(Tensor& x, const Layer& layer) {
@@ -248,7 +244,7 @@ void Model::State::add_dense(Tensor& x, const Layer& layer) {
   Branch branch(x, layer.ffn_post_norm);
   add_gated_ffn(branch.sum(), h, layer.ffns.front());
   branch.join(config.norm_epsilon);
-  stopwatch.lap(Phase::experts);
+  stopwatch.lap(Part::dense);
 }
 
 KvCache Model::make_cache(std::span<const std::int64_t> most_tokens) const {
@@ -267,7 +263,7 @@ Tensor Model::logits(TensorView hidden) const {
 
 const ModelConfig& Model::config() const { return state_->config; }
 
-PhaseSeconds Model::take_seconds() { return state_->stopwatch.take(); }
+StepTimes Model::take_times() { return state_->stopwatch.take(); }
 
 std::uint64_t Model::row_bytes() const {
   return static_cast<std::uint64_t>(state_->config.d_model * size_of(state_->type));

@@ -14,6 +14,7 @@
 #include "pipeline/model/kv_cache.h"
 #include "pipeline/model/model_config.h"
 #include "pipeline/model/routing.h"
+#include "pipeline/model/step_times.h"
 
 namespace switchyard {
 
@@ -66,8 +67,8 @@ class Model {
   Tensor logits(TensorView hidden) const;
 
   const ModelConfig& config() const;
-  /// Seconds by phase since the last call of take_seconds.
-  PhaseSeconds take_seconds();
+  /// Where the time went since embed, or forward, was called last.
+  StepTimes take_times();
   /// Bytes of one dispatched row.
   std::uint64_t row_bytes() const;
 

@@ -123,6 +123,38 @@ class Ranks(support.TestCase):
                     self.assertLess(traffic[:, :, 0, 1].sum() + traffic[:, :, 1, 0].sum(), other_traffic)
                 other_traffic = traffic[:, :, 0, 1].sum() + traffic[:, :, 1, 0].sum()
 
+    def test_times_of_ranks_lie_on_one_clock(self):
+        """Parts follow one another, phases are their sums, and no rank has its rows before the last one has come to send them."""
+        corpus = self.write_text_corpus()
+        out = self.route("three", corpus, "--precision", "f32", ranks=3)
+        with h5py.File(out / "routing.h5") as file:
+            dispatch = {name: file[f"dispatch/{name}"][:] for name in ("step_begin", "layer_end", "seconds", "block", "clock_offset", "clock_uncertainty", "traffic_block")}
+            part = {name.decode(): i for i, name in enumerate(file["dispatch/part_name"][:])}
+            phase = {name.decode(): i for i, name in enumerate(file["dispatch/phase_name"][:])}
+        ends = dispatch["layer_end"].astype(np.float64)
+        steps = len(dispatch["block"])
+        self.assertGreater(steps, 10)
+        self.assertEqual(ends.shape, (steps, 6, 3, 11))
+        self.assertEqual(dispatch["clock_offset"].shape, (len(dispatch["traffic_block"]), 3))
+        self.assertTrue((dispatch["clock_offset"][:, 0] == 0).all())
+        self.assertTrue((dispatch["clock_uncertainty"][:, 1:] > 0).all())
+        self.assertLess(dispatch["clock_uncertainty"].max(), 0.1)
+        # One after another, through the layers.
+        timeline = ends.transpose(0, 2, 1, 3).reshape(steps, 3, -1)
+        self.assertTrue((np.diff(timeline, axis=2) >= 0).all())
+        self.assertTrue((timeline[:, :, 0] > 0).all())
+        self.assertTrue((np.diff(dispatch["step_begin"], axis=0) > 0).all())
+        lengths = np.diff(ends, axis=3)
+        for name, parts in (("wait", ("dispatch_wait", "combine_wait")), ("router", ("router",)), ("combine", ("scatter", "combine")), ("experts", ("shared", "experts"))):
+            expected = sum(lengths[..., part[p] - 1].sum(1) for p in parts)
+            np.testing.assert_allclose(dispatch["seconds"][:, :, phase[name]], expected, rtol=1e-3, atol=2e-5, err_msg=name)
+        # On the common clock: a rank ends its dispatch, which exchanges counts, after every rank has begun it.
+        absolute = dispatch["step_begin"][:, None, :, None] + ends
+        begun, ended = absolute[..., part["router"]], absolute[..., part["dispatch"]]
+        slack = dispatch["clock_uncertainty"].max() * 2 + 1e-5
+        self.assertTrue((ended.min(2) >= begun.max(2) - slack).all())
+        self.assertGreater((begun.max(2) - begun.min(2)).max(), 0)
+
     def test_probe_takes_no_copies(self):
         placement = self.folder / "copies.json"
         placement.write_text(json.dumps({"rank_of_expert": [[[0, 1], 0, 1, 0, 1, 0, 1, 1]]}))

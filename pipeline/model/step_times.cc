@@ -1,0 +1,69 @@
+#include "pipeline/model/step_times.h"
+
+namespace switchyard {
+namespace {
+
+double seconds_between(StepTimes::Clock::time_point from, StepTimes::Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+Phase phase_of(Part part) {
+  switch (part) {
+    case Part::attention:
+      return Phase::attention;
+    case Part::router:
+      return Phase::router;
+    case Part::dispatch:
+    case Part::group:
+      return Phase::dispatch;
+    case Part::record:
+    case Part::observe:
+      return Phase::record;
+    case Part::dispatch_wait:
+    case Part::combine_wait:
+      return Phase::wait;
+    case Part::shared:
+    case Part::experts:
+    case Part::dense:
+      return Phase::experts;
+    case Part::scatter:
+    case Part::combine:
+      return Phase::combine;
+    case Part::head:
+      break;
+  }
+  return Phase::head;
+}
+
+PhaseSeconds StepTimes::phase_seconds() const {
+  PhaseSeconds seconds = {};
+  Clock::time_point from = begin;
+  for (const Lap& lap : laps) {
+    seconds[static_cast<std::size_t>(phase_of(lap.part))] += seconds_between(from, lap.end);
+    from = lap.end;
+  }
+  return seconds;
+}
+
+std::vector<float> StepTimes::layer_ends(int n_moe_layers) const {
+  const auto n = static_cast<std::size_t>(n_moe_layers) * kLayerParts;
+  std::vector<float> ends(n);
+  std::size_t next = 0;  // of ends
+  float last = 0;
+  for (const Lap& lap : laps) {
+    const auto end = static_cast<float>(seconds_between(begin, lap.end));
+    if (lap.moe_layer >= 0) {
+      const std::size_t at = static_cast<std::size_t>(lap.moe_layer) * kLayerParts + static_cast<std::size_t>(lap.part);
+      for (; next < at; ++next) ends[next] = last;
+      ends[at] = end;
+      next = at + 1;
+    }
+    last = end;
+  }
+  for (; next < n; ++next) ends[next] = last;
+  return ends;
+}
+
+}  // namespace switchyard
