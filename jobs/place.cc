@@ -1,12 +1,16 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <numeric>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "io/routing_reader.h"
@@ -19,6 +23,8 @@
 #include "parallel/communicator.h"
 #include "parallel/error.h"
 #include "pipeline/analysis/experiment.h"
+#include "pipeline/analysis/placement_study.h"
+#include "pipeline/analysis/placement_study_tables.h"
 #include "pipeline/analysis/placement_tables.h"
 #include "pipeline/analysis/statistics.h"
 
@@ -42,8 +48,9 @@ OptionParser make_parser() {
       "Of a run's folder, stats.h5 is taken, and the steps and token rows of its record: they tell the balance within "
       "steps, and ranks and nodes exactly.",
       "Examples:\n  switchyard place run/stats.h5 --ranks 8 --placement placement.json\n  mpirun -n 8 switchyard route "
-      "--placement placement.json ...\n  switchyard place run --ranks 64 --nodes 8 --replicas 64 --method eplb -o "
-      "place.h5\n");
+      "--placement placement.json ...\n  switchyard place run --ranks 64 --nodes 8 --replicas 64 --method eplb "
+      "--drift 16 --holdout -o place.h5\n  switchyard place run --simulate --ranks 1024 --nodes 128 --method greedy -o "
+      "simulation.h5\n");
   auto add = parser.options().add_options();
   add("stats", po::value<std::string>()->required()->value_name("STATS|RUN"),
       "stats.h5 of route or reduce, also of published counts, or the folder of a run; also without --stats");
@@ -51,6 +58,8 @@ OptionParser make_parser() {
   add("nodes", po::value<int>()->default_value(1)->value_name("N"), "nodes, equally many ranks in order on each");
   add("replicas", po::value<int>()->default_value(0)->value_name("P"),
       "copies of experts beyond the first, in each layer; an expert's tokens are shared equally by its copies");
+  add("copies", po::value<std::string>()->default_value("token")->value_name("token|local"),
+      "which copy of an expert a token of a replayed record goes to, as in route");
   add("groups", po::value<int>()->default_value(1)->value_name("G"),
       "equal groups of experts in order, which eplb_hierarchical keeps on a node each");
   add("experts-per-rank", po::value<int>()->default_value(0)->value_name("N"),
@@ -65,8 +74,18 @@ OptionParser make_parser() {
   add("node-weight", po::value<double>()->default_value(0.3)->value_name("W"),
       "... W x (share of them on two nodes) small; 0 and 0: balance alone");
   add("seed", po::value<std::uint64_t>()->default_value(0)->value_name("N"), "of search's random changes");
-  add("step-tokens", po::value<double>()->value_name("N"),
-      "tokens of all ranks in a step whose time is predicted (default: the recorded mean)");
+  add("step-tokens", po::value<std::string>()->value_name("N[,N...]"),
+      "tokens of all ranks in a step: of the one whose time is predicted and whose rows are replayed (default: the "
+      "recorded mean), of each size that --simulate replays (default: 512,4096,32768)");
+  add("simulate", po::bool_switch(),
+      "instead of one placement: replay the record, or draw steps by the counts, on 1, 2, 4, ... up to --ranks virtual "
+      "ranks, of as many a node as --ranks and --nodes say; with fewer copies than ranks, replicas make one for each");
+  add("drift", po::value<std::size_t>()->value_name("N"),
+      "also how a placement ages over a run: block by block, of one fitted on the first N blocks, one fitted anew "
+      "every N blocks on the N before, and one fitted on the block itself");
+  add("holdout", po::bool_switch(),
+      "also what placements promise and give on other text: fitted on one half of the documents and on the other, and "
+      "on one dataset and on every other");
   add("max-tokens", po::value<std::uint64_t>()->default_value(1'000'000)->value_name("N"),
       "most token rows of a run to read");
   add("threads", po::value<int>()->value_name("N"), "threads (default: the CPUs it may use)");
@@ -130,8 +149,26 @@ ObjectiveWeights weights_of(const OptionParser& parser) {
   return weights;
 }
 
+/// --step-tokens; empty when it was not given.
+std::vector<std::size_t> step_sizes(const OptionParser& parser) {
+  std::vector<std::size_t> sizes;
+  if (!parser.has("step-tokens")) return sizes;
+  std::istringstream words(parser.get<std::string>("step-tokens"));
+  for (std::string word; std::getline(words, word, ',');) {
+    std::size_t size = 0;
+    const char* end = word.data() + word.size();
+    if (std::from_chars(word.data(), end, size).ptr != end || size == 0)
+      throw UsageError("'" + word + "' is no number of tokens", "--step-tokens", "give N or N,N,..., each above 0");
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+
+/// Of the one step that is predicted: what was asked for, else the recorded mean.
 std::optional<double> step_tokens(const OptionParser& parser, const Source& source) {
-  if (parser.has("step-tokens")) return parser.positive_number("step-tokens");
+  const std::vector<std::size_t> sizes = step_sizes(parser);
+  if (sizes.size() > 1) throw UsageError("names several sizes", "--step-tokens", "give one, or --simulate");
+  if (!sizes.empty()) return static_cast<double>(sizes.front());
   double tokens = 0;
   double steps = 0;
   for (const std::size_t d : source.datasets) {
@@ -149,12 +186,11 @@ std::optional<double> row_bytes(const Source& source) {
   return source.statistics.model.d_model > 0 ? std::optional(2.0 * source.statistics.model.d_model) : std::nullopt;
 }
 
+/// Of a run.
 bool has_steps(const Source& source) {
-  return source.run && RoutingReader(*source.run / "routing.h5").contains("/dispatch/expert_slots");
+  return RoutingReader(*source.run / "routing.h5").contains("/dispatch/expert_slots");
 }
-bool has_rows(const Source& source) {
-  return source.run && RoutingReader(*source.run / "routing.h5").level() != RecordLevel::counts;
-}
+bool has_rows(const Source& source) { return RoutingReader(*source.run / "routing.h5").level() != RecordLevel::counts; }
 
 void write_text(const std::filesystem::path& path, const std::string& text) {
   std::ofstream out(path);
@@ -171,55 +207,55 @@ void require_folder(const OptionParser& parser, const char* option) {
                 std::string("make the folder, or name another file after --") + option);
 }
 
-/// Every method's placement and figures, in one go.
+/// What is asked for, computed, printed and written.
 class PlaceJob {
  public:
   PlaceJob(const OptionParser& parser, const Source& source)
       : parser_(parser),
         source_(source),
         task_(task_of(parser)),
-        weights_(weights_of(parser)),
-        chosen_(parse_placement_method(parser.get<std::string>("method"))) {
-    const ModelFacts& model = source.statistics.model;
-    require_possible(task_, model.n_experts);
-    if (const auto reason = why_undefined(chosen_, task_, model.n_experts))
-      throw UsageError(std::string(to_string(chosen_)) + " is not defined: " + *reason, "--method",
-                       "change --ranks, --nodes, --replicas or --groups, or take another method");
-    layers_ = layer_demands(source.statistics, source.datasets);
-    for (const LayerDemand& layer : layers_) {
-      const double slots = std::accumulate(layer.load.begin(), layer.load.end(), 0.0);
-      if (slots == 0)
+        choice_{parse_placement_method(parser.get<std::string>("method")),
+                weights_of(parser),
+                {.seed = parser.get<std::uint64_t>("seed")},
+                parse_copy_rule(parser.get<std::string>("copies"))},
+        layers_(layer_demands(source.statistics, source.datasets)) {
+    for (const LayerDemand& layer : layers_)
+      if (std::accumulate(layer.load.begin(), layer.load.end(), 0.0) == 0)
         throw Error("holds no slots to place experts by", source.stats.string(), "route or reduce some tokens first");
-      least_load_.push_back(least_largest_load(layer.load, task_) * task_.ranks / slots);
-    }
+    for (const std::size_t d : source.datasets) names_.push_back(source.statistics.datasets[d].name);
   }
 
-  void place_all() {
-    for (std::size_t m = 0; m < kPlacementMethods.size(); ++m) {
-      const auto method = static_cast<PlacementMethod>(m);
-      if (const auto reason = why_undefined(method, task_, source_.statistics.model.n_experts)) {
-        undefined_.push_back(std::string(to_string(method)) + ", as " + *reason);
-        continue;
-      }
-      if (method == chosen_) chosen_place_ = methods_.size();
-      Placement placement =
-          place_layers(method, layers_, task_, weights_, {.seed = parser_.get<std::uint64_t>("seed")});
-      PlacementFigures figures =
-          placement_figures(placement.layers, layers_, task_, weights_, source_.statistics.model.top_k);
-      methods_.push_back({std::move(placement), std::move(figures), {}, {}, {}});
+  void run() {
+    if (parser_.flag("simulate")) {
+      simulate_ranks();
+      return;
     }
+    require_defined();
+    place_all();
     predict_time();
     replay();
+    // Many placements: a short look at whether each is the best.
+    PlacementChoice quick = choice_;
+    quick.effort.exact_nodes = 5000;
+    if (parser_.has("drift")) drift_ = placement_drift(steps(), task_, quick, drift_blocks());
+    if (parser_.flag("holdout")) {
+      std::vector<PlacementMethod> methods;
+      for (const MethodResult& method : methods_) methods.push_back(method.placement.method);
+      holdout_ = placement_holdout(source_.statistics, source_.datasets, task_, quick, methods);
+    }
   }
 
   void print() const {
+    if (simulation_) {
+      print_simulation(*simulation_, names_, source_.run && has_rows(source_));
+      return;
+    }
     PlaceSummary summary;
     summary.model = source_.statistics.model;
     summary.task = task_;
-    for (const std::size_t d : source_.datasets) {
-      summary.datasets.push_back(source_.statistics.datasets[d].name);
+    summary.datasets = names_;
+    for (const std::size_t d : source_.datasets)
       summary.tokens += static_cast<double>(source_.statistics.datasets[d].accumulators.n_tokens());
-    }
     summary.undefined = undefined_;
     summary.least_load = least_load_;
     summary.row_bytes = row_bytes(source_);
@@ -228,6 +264,8 @@ class PlaceJob {
     summary.recorded_steps = recorded_steps_;
     summary.replayed_tokens = replayed_tokens_;
     print_methods(summary, methods_, chosen_place_);
+    if (drift_) print_drift(*drift_, drift_blocks());
+    if (holdout_) print_holdout(*holdout_, names_, choice_.method);
   }
 
   void write() const {
@@ -238,20 +276,55 @@ class PlaceJob {
     Experiment experiment;
     experiment.kind = "placement";
     experiment.model = source_.statistics.model;
-    std::string names;
-    for (const std::size_t d : source_.datasets)
-      names.append(names.empty() ? "" : ", ").append(source_.statistics.datasets[d].name);
-    for (const char* option :
-         {"ranks", "nodes", "replicas", "groups", "experts-per-rank", "rank-weight", "node-weight", "seed"})
+    for (const std::string& name : names_)
+      experiment.settings["datasets"].append(experiment.settings["datasets"].empty() ? "" : ", ").append(name);
+    for (const char* option : {"ranks", "nodes", "replicas", "groups", "experts-per-rank", "method", "copies",
+                               "rank-weight", "node-weight", "seed"})
       experiment.settings[option] = parser_.effective().at(option);
-    experiment.settings["datasets"] = names;
-    experiment.tables = method_tables(methods_, chosen_place_, task_.ranks, layers_, least_load_);
-    write_experiment(parser_.get<std::string>("output"), experiment,
-                     {{"/placement", "placements of the experts by several methods, and what they give"}},
+    std::vector<std::pair<std::string, std::string>> groups;
+    const auto add = [&](const char* group, const char* about, std::vector<Table> tables) {
+      groups.emplace_back(group, about);
+      std::move(tables.begin(), tables.end(), std::back_inserter(experiment.tables));
+    };
+    if (!methods_.empty())
+      add("/placement", "placements of the experts by several methods, and what they give",
+          method_tables(methods_, chosen_place_, task_.ranks, layers_, least_load_));
+    if (simulation_)
+      add("/simulation", "balance and traffic of recorded or drawn routing on virtual ranks",
+          simulation_tables(*simulation_));
+    if (drift_) add("/drift", "balance of a run's blocks by when experts were placed", drift_tables(*drift_));
+    if (holdout_)
+      add("/holdout", "balance on text that a placement was not fitted on", holdout_tables(*holdout_, names_));
+    write_experiment(parser_.get<std::string>("output"), experiment, groups,
                      std::string("switchyard ") + version() + " (" + git_commit() + ")");
   }
 
  private:
+  void require_defined() const {
+    require_possible(task_, source_.statistics.model.n_experts);
+    if (const auto reason = why_undefined(choice_.method, task_, source_.statistics.model.n_experts))
+      throw UsageError(std::string(to_string(choice_.method)) + " is not defined: " + *reason, "--method",
+                       "change --ranks, --nodes, --replicas or --groups, or take another method");
+  }
+
+  void place_all() {
+    for (const LayerDemand& layer : layers_)
+      least_load_.push_back(least_largest_load(layer.load, task_) * task_.ranks /
+                            std::accumulate(layer.load.begin(), layer.load.end(), 0.0));
+    for (std::size_t m = 0; m < kPlacementMethods.size(); ++m) {
+      const auto method = static_cast<PlacementMethod>(m);
+      if (const auto reason = why_undefined(method, task_, source_.statistics.model.n_experts)) {
+        undefined_.push_back(std::string(to_string(method)) + ", as " + *reason);
+        continue;
+      }
+      if (method == choice_.method) chosen_place_ = methods_.size();
+      Placement placement = place_layers(method, layers_, task_, choice_.weights, choice_.effort);
+      PlacementFigures figures =
+          placement_figures(placement.layers, layers_, task_, choice_.weights, source_.statistics.model.top_k);
+      methods_.push_back({std::move(placement), std::move(figures), {}, {}, {}});
+    }
+  }
+
   void predict_time() {
     const std::optional<double> tokens = step_tokens(parser_, source_);
     if (!source_.cost || !tokens) return;
@@ -260,33 +333,66 @@ class PlaceJob {
                                    *source_.cost);
   }
 
-  void replay() {
-    if (has_steps(source_)) {
-      const StepSlots steps = switchyard::recorded_steps(*source_.run, source_.corpus);
-      recorded_steps_ = steps.steps();
-      for (MethodResult& method : methods_)
-        method.balance = balance_over_steps(steps, method.placement.layers, task_.ranks, source_.cost);
-    }
-    if (!has_rows(source_)) return;
-    const RoutedTokens routed =
-        read_routed_tokens(*source_.run, source_.corpus, parser_.get<std::uint64_t>("max-tokens"));
-    replayed_tokens_ = routed.tokens();
-    const auto of_step = static_cast<std::size_t>(step_tokens(parser_, source_).value_or(4096));
-    for (MethodResult& method : methods_)
-      method.traffic = replay_traffic(routed, method.placement.layers, task_, std::max<std::size_t>(1, of_step));
+  StepSlots steps() const {
+    if (!source_.run)
+      throw UsageError("needs the steps of a run", "--drift", "name a run's folder instead of a statistics file");
+    return switchyard::recorded_steps(*source_.run, source_.corpus);
   }
+  std::size_t drift_blocks() const {
+    if (parser_.get<std::size_t>("drift") == 0) throw UsageError("is 0", "--drift", "give at least 1 block");
+    return parser_.get<std::size_t>("drift");
+  }
+  RoutedTokens rows() const {
+    return read_routed_tokens(*source_.run, source_.corpus, parser_.get<std::uint64_t>("max-tokens"));
+  }
+
+  void replay() {
+    if (source_.run && has_steps(source_)) {
+      const StepSlots recorded = steps();
+      recorded_steps_ = recorded.steps();
+      for (MethodResult& method : methods_)
+        method.balance = balance_over_steps(recorded, method.placement.layers, task_.ranks, source_.cost);
+    }
+    if (!source_.run || !has_rows(source_)) return;
+    const RoutedTokens routed = rows();
+    replayed_tokens_ = routed.tokens();
+    const auto of_step = static_cast<std::size_t>(step_tokens(parser_, source_).value_or(kStepTokens));
+    for (MethodResult& method : methods_)
+      method.traffic = replay_traffic(routed, method.placement.layers, task_, choice_.copies, of_step);
+  }
+
+  void simulate_ranks() {
+    for (const char* option : {"drift", "holdout", "placement"})
+      if (parser_.given(option))
+        throw UsageError("is of one placement, --simulate of many", std::string("--") + option, "give one of the two");
+    PlacementTask least = task_;
+    least.replicas = std::max(task_.replicas, task_.ranks - source_.statistics.model.n_experts);
+    require_possible(least, source_.statistics.model.n_experts);
+    std::vector<std::size_t> sizes = step_sizes(parser_);
+    if (sizes.empty()) sizes = {512, kStepTokens, 32768};
+    std::optional<RoutedTokens> routed;
+    if (source_.run && has_rows(source_)) routed = rows();
+    simulation_ = simulate(layers_, source_.statistics.model.top_k, routed ? &*routed : nullptr, task_, choice_, sizes,
+                           kDrawnSteps, source_.cost);
+  }
+
+  static constexpr std::size_t kStepTokens = 4096;
+  static constexpr std::size_t kDrawnSteps = 100;
 
   const OptionParser& parser_;
   const Source& source_;
   PlacementTask task_;
-  ObjectiveWeights weights_;
-  PlacementMethod chosen_;
+  PlacementChoice choice_;
   std::vector<LayerDemand> layers_;
+  std::vector<std::string> names_;  // of datasets
   std::vector<double> least_load_;  // [L] over the mean
   std::vector<MethodResult> methods_;
   std::vector<std::string> undefined_;
   std::size_t chosen_place_ = 0;  // among methods_
   std::size_t recorded_steps_ = 0, replayed_tokens_ = 0;
+  std::optional<Simulation> simulation_;
+  std::optional<Drift> drift_;
+  std::optional<Holdout> holdout_;
 };
 
 }  // namespace
@@ -300,7 +406,7 @@ int run_place(const Arguments& arguments) {
   for (const char* option : {"output", "placement"}) require_folder(parser, option);
   const Source source = read_source(parser);
   PlaceJob job(parser, source);
-  job.place_all();
+  job.run();
   job.write();
   if (parser.flag("quiet")) return 0;
   job.print();

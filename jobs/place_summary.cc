@@ -55,6 +55,92 @@ void print_columns(const std::vector<std::vector<std::string>>& rows) {
 
 }  // namespace
 
+void print_simulation(const Simulation& simulation, const std::vector<std::string>& datasets, bool replayed) {
+  std::string names;
+  for (const std::string& name : datasets) names.append(names.empty() ? "" : ", ").append(name);
+  std::printf("virtual ranks, %s of %s; every figure is the mean over layers\n",
+              replayed ? "token rows replayed" : "steps drawn by the counts (a model: real steps are less balanced)",
+              names.c_str());
+  for (std::size_t method = 0; method < simulation.methods.size(); ++method)
+    for (std::size_t size = 0; size < simulation.step_tokens.size(); ++size) {
+      std::printf("\n%s, %zu step%s of %s tokens of all ranks\n",
+                  std::string(to_string(simulation.methods[method])).c_str(), simulation.steps[size],
+                  simulation.steps[size] == 1 ? "" : "s", with_commas(simulation.step_tokens[size]).c_str());
+      std::vector<std::vector<std::string>> rows = {
+          {"ranks", "nodes", "replicas", "balancedness", "imbalance p50", "p90", "p99", "largest", "waiting"}};
+      if (replayed)
+        rows[0].insert(rows[0].end(), {"remote slots a token", "remote ranks", "remote nodes", "received max/mean"});
+      for (std::size_t m = 0; m < simulation.machines.size(); ++m) {
+        const PlacementTask& task = simulation.machines[m].task;
+        std::vector<std::string> row = {std::to_string(task.ranks), std::to_string(task.nodes),
+                                        std::to_string(task.replicas)};
+        const Simulation::Figures& figures = simulation.at(method, m, size);
+        if (figures.balance.empty()) {
+          row.emplace_back("not defined");
+          rows.push_back(std::move(row));
+          continue;
+        }
+        const LayerBalance balance = mean_over_layers(figures.balance);
+        for (const double value : {balance.balancedness_mean, balance.imbalance_p50, balance.imbalance_p90,
+                                   balance.imbalance_p99, balance.imbalance_max})
+          row.push_back(text("%.3f", value));
+        row.push_back(text("%.1f %%", 100 * balance.straggler_share));
+        if (!figures.traffic.empty()) {
+          const LayerTraffic traffic = mean_over_layers(figures.traffic);
+          for (const double value : {traffic.remote_slots_per_token, traffic.remote_ranks_per_token,
+                                     traffic.remote_nodes_per_token, traffic.received_max_over_mean})
+            row.push_back(std::isnan(value) ? "-" : text("%.3f", value));
+        }
+        rows.push_back(std::move(row));
+      }
+      print_columns(rows);
+    }
+  std::printf(
+      "\nimbalance: largest over mean rank load less 1, quantiles over steps; waiting: slowest less mean rank, "
+      "as a share of the slowest\n");
+}
+
+void print_drift(const Drift& drift, std::size_t every) {
+  std::printf("\nhow a placement ages: balancedness of %zu blocks behind the first %zu\n", drift.block.size() - every,
+              every);
+  std::vector<std::vector<std::string>> rows = {{"placed", "mean", "worst block"}};
+  const std::array<std::string, Drift::kPolicies> policies = {"contiguous", text("on the first %zu blocks", every),
+                                                              text("anew every %zu blocks", every),
+                                                              "on the block itself"};
+  for (std::size_t policy = 0; policy < Drift::kPolicies; ++policy) {
+    const std::vector<double> later(drift.balancedness[policy].begin() + static_cast<std::ptrdiff_t>(every),
+                                    drift.balancedness[policy].end());
+    const auto worst = std::min_element(later.begin(), later.end());
+    const auto block = static_cast<std::size_t>(worst - later.begin()) + every;
+    rows.push_back(
+        {policies.at(policy), text("%.4f", mean_of(later)),
+         text("%.4f (block %zu, ", *worst, static_cast<std::size_t>(drift.block[block])) + drift.dataset[block] + ")"});
+  }
+  print_columns(rows);
+}
+
+void print_holdout(const Holdout& holdout, const std::vector<std::string>& datasets, PlacementMethod chosen) {
+  if (!holdout.halves.empty()) {
+    std::printf("\non other text: fitted on one half of the documents, then on the other; balancedness\n");
+    std::vector<std::vector<std::string>> rows = {{"method", "predicted", "held out", "error", "best there"}};
+    for (const Holdout::Method& method : holdout.halves)
+      rows.push_back({std::string(to_string(method.method)), text("%.4f", method.predicted),
+                      text("%.4f", method.held_out), text("%+.4f", method.held_out - method.predicted),
+                      text("%.4f", method.best)});
+    print_columns(rows);
+  }
+  if (datasets.size() < 2) return;
+  std::printf("\nfitted on one dataset (row), balancedness on each (column), by %s\n",
+              std::string(to_string(chosen)).c_str());
+  std::vector<std::vector<std::string>> rows = {{"fitted on"}};
+  rows[0].insert(rows[0].end(), datasets.begin(), datasets.end());
+  for (std::size_t d = 0; d < datasets.size(); ++d) {
+    rows.push_back({datasets[d]});
+    for (const double value : holdout.by_datasets[d]) rows.back().push_back(text("%.3f", value));
+  }
+  print_columns(rows);
+}
+
 void print_methods(const PlaceSummary& summary, const std::vector<MethodResult>& methods, std::size_t chosen) {
   const PlacementTask& task = summary.task;
   std::string names;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "io/routing_schema.h"
+#include "pipeline/analysis/placement_study.h"
 #include "pipeline/analysis/placement_tables.h"
 
 namespace switchyard {
@@ -24,5 +25,9 @@ struct PlaceSummary {
   std::size_t replayed_tokens = 0;
 };
 void print_methods(const PlaceSummary& summary, const std::vector<MethodResult>& methods, std::size_t chosen);
+void print_simulation(const Simulation& simulation, const std::vector<std::string>& datasets, bool replayed);
+/// every: blocks between placements.
+void print_drift(const Drift& drift, std::size_t every);
+void print_holdout(const Holdout& holdout, const std::vector<std::string>& datasets, PlacementMethod chosen);
 
 }  // namespace switchyard

@@ -13,7 +13,10 @@ namespace switchyard {
 namespace {
 
 constexpr double kLeastGain = 1e-12;
-constexpr int kMostExactExperts = 24;  // beyond, the tree is never seen whole
+// Beyond, the tree is never seen whole.
+constexpr int kMostExactExperts = 24;
+constexpr int kMostExactRanks = 16;
+constexpr int kMostExactReplicas = 8;
 
 double sum_of_pairs(const LayerDemand& demand) {
   const std::size_t experts = demand.load.size();
@@ -483,7 +486,8 @@ SearchResult search_placement(const LayerDemand& demand, const PlacementTask& ta
     SearchResult other = descended(result.plan, round);
     if (other.objective < result.objective - kLeastGain) result = std::move(other);
   }
-  if (effort.exact_nodes > 0 && experts <= kMostExactExperts) {
+  if (effort.exact_nodes > 0 && experts <= kMostExactExperts && task.ranks <= kMostExactRanks &&
+      task.replicas <= kMostExactReplicas) {
     ExactSearch exact(demand, task, scale, effort.exact_nodes);
     if (std::optional<LayerPlan> better = exact.below(result.objective)) result.plan = *std::move(better);
     result.exact = exact.complete();

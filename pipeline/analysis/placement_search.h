@@ -49,8 +49,8 @@ struct SearchResult {
 /// A plan of small objective: from the best of the other methods, moves of a copy to another rank, changes of place of
 /// two copies and, with replicas, of a copy into one of another expert, each taken when it lowers the objective (or, at
 /// the same objective, the sum of squared rank loads); then the same again after random changes of place, of a fixed
-/// seed. Where branch and bound over all plans of a layer of at most 24 experts ends within its nodes, the result is
-/// the best there is.
+/// seed. Where branch and bound over all plans of a layer of at most 24 experts, 16 ranks and 8 replicas ends within
+/// its nodes, the result is the best there is.
 SearchResult search_placement(const LayerDemand& demand, const PlacementTask& task, const ObjectiveWeights& weights,
                               const SearchEffort& effort);
 

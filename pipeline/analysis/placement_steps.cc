@@ -146,8 +146,8 @@ class DistinctCounter {
   std::vector<std::uint64_t> last_token_;
 };
 
-LayerTraffic traffic_of_layer(std::span<const std::uint16_t> experts, std::size_t top_k, const LayerPlan& plan,
-                              const PlacementTask& task, std::size_t step_tokens) {
+LayerTraffic traffic_of_layer(std::span<const std::uint16_t> experts, std::size_t top_k,
+                              const LayerPlacement& placement, const PlacementTask& task, std::size_t step_tokens) {
   const std::size_t tokens = experts.size() / top_k;
   const auto ranks = static_cast<std::uint64_t>(task.ranks);
   std::uint64_t distinct_ranks = 0;
@@ -164,12 +164,16 @@ LayerTraffic traffic_of_layer(std::span<const std::uint16_t> experts, std::size_
     const std::size_t n = std::min(step_tokens, tokens - first);
     std::fill(of_rank.begin(), of_rank.end(), 0);
     std::uint64_t sent = 0;
-    for (std::size_t t = first; t < first + n; ++t) {
-      const auto source = static_cast<std::int32_t>((t - first) * ranks / n);
+    std::int32_t source = 0;
+    std::int64_t of_source = 0;  // number of the token on its rank
+    for (std::size_t t = first; t < first + n; ++t, ++of_source) {
+      if (const auto here = static_cast<std::int32_t>((t - first) * ranks / n); here != source) {
+        source = here;
+        of_source = 0;
+      }
       const int source_node = task.node_of(source);
       for (std::size_t j = 0; j < top_k; ++j) {
-        const std::vector<std::int32_t>& copies = plan[experts[t * top_k + j]];
-        const std::int32_t rank = copies[t % copies.size()];
+        const std::int32_t rank = placement.rank_of(placement.physical_for(experts[t * top_k + j], of_source, source));
         const int node = task.node_of(rank);
         const bool remote = rank != source;
         if (remote) {
@@ -297,12 +301,12 @@ LayerBalance mean_over_layers(std::span<const LayerBalance> layers) {
 }
 
 std::vector<LayerTraffic> replay_traffic(const RoutedTokens& routed, std::span<const LayerPlan> plans,
-                                         const PlacementTask& task, std::size_t step_tokens) {
+                                         const PlacementTask& task, CopyRule rule, std::size_t step_tokens) {
   std::vector<LayerTraffic> layers(routed.experts.size());
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::size_t l = 0; l < layers.size(); ++l)
-    layers[l] =
-        traffic_of_layer(routed.experts[l], static_cast<std::size_t>(routed.top_k), plans[l], task, step_tokens);
+    layers[l] = traffic_of_layer(routed.experts[l], static_cast<std::size_t>(routed.top_k),
+                                 LayerPlacement(plans[l], task.ranks, rule), task, step_tokens);
   return layers;
 }
 

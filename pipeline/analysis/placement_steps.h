@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/expert_placement.h"
 #include "pipeline/analysis/placement_figures.h"
 
 namespace switchyard {
@@ -62,16 +63,17 @@ std::vector<LayerBalance> balance_over_steps(const StepSlots& steps, std::span<c
 /// The mean over layers of each figure.
 LayerBalance mean_over_layers(std::span<const LayerBalance> layers);
 
-/// Where a layer's tokens go, by replay: each takes, of an expert's n copies, that of its row's remainder by n.
+/// Where a layer's tokens go, by replay.
 struct LayerTraffic {
   double ranks_per_token = 0, nodes_per_token = 0;                // distinct ones that hold its copies
   double remote_slots_per_token = 0;                              // copies on another rank than the token
   double remote_ranks_per_token = 0, remote_nodes_per_token = 0;  // distinct other ranks, nodes
   double received_max_over_mean = 0;  // remote slots that a rank receives in a step: largest over mean, mean over steps
 };
-/// Tokens of a step lie on ranks in equal runs: token i of n on rank i R / n.
+/// Tokens of a step lie on ranks in equal runs: token i of n on rank i R / n. Each takes the copy of an expert that it
+/// would take in a run.
 std::vector<LayerTraffic> replay_traffic(const RoutedTokens& routed, std::span<const LayerPlan> plans,
-                                         const PlacementTask& task, std::size_t step_tokens);
+                                         const PlacementTask& task, CopyRule rule, std::size_t step_tokens);
 /// The mean over layers of each figure.
 LayerTraffic mean_over_layers(std::span<const LayerTraffic> layers);
 

@@ -28,6 +28,23 @@ def loads_of(plan, slots, ranks):
     return loads
 
 
+def greedy(load, ranks):
+    """Ranks of experts: the heaviest first, to the least loaded rank that has room."""
+    sums, room, plan = np.zeros(ranks), np.full(ranks, -(-len(load) // ranks)), [None] * len(load)
+    for e in np.argsort(-load, kind="stable"):
+        r = min((r for r in range(ranks) if room[r] > 0), key=lambda r: (sums[r], r))
+        sums[r] += load[e]
+        room[r] -= 1
+        plan[e] = [r]
+    return plan
+
+
+def balancedness(plans, slots, ranks):
+    """Mean over layers of mean over largest rank load; slots: [L, E]."""
+    loads = [loads_of(plan, layer.astype(float), ranks) for plan, layer in zip(plans, slots)]
+    return np.mean([load.mean() / load.max() for load in loads if load.sum() > 0])
+
+
 class Place(support.TestCase):
     def route(self, *more, out="run", ranks=2):
         corpora = [w for i, name in enumerate(("licence", "words")) for w in ("--corpus", f"{name}={self.write_text_corpus(name + '.jsonl', documents=30 + 10 * i, seed=i)},id=id")]
@@ -98,7 +115,12 @@ class Place(support.TestCase):
 
     def test_figures_of_a_run(self):
         run = self.route()
-        path, plan, text = self.place(run, "--nodes", 2, "--replicas", 4, "--step-tokens", 500)
+        for rule in ("token", "local"):
+            self.check_run(run, rule)
+
+    def check_run(self, run, rule):
+        local = rule == "local"
+        path, plan, text = self.place(run, "--nodes", 2, "--replicas", 4, "--step-tokens", 500, "--copies", rule)
         with h5py.File(run / "routing.h5") as record, h5py.File(path) as file:
             steps = record["dispatch/expert_slots"][:].astype(float)
             self.assertIn(f"over the {len(steps)} recorded steps", text)
@@ -120,9 +142,10 @@ class Place(support.TestCase):
                 for first in range(0, n, 500):
                     last = min(n, first + 500)
                     here = np.zeros(4)
-                    for t in range(first, last):
-                        source = (t - first) * 4 // (last - first)
-                        ranks = [plan[l][e][t % len(plan[l][e])] for e in experts[t]]
+                    sources = [(t - first) * 4 // (last - first) for t in range(first, last)]
+                    for t, source in enumerate(sources, first):
+                        number = t - first - sources.index(source)  # on its rank
+                        ranks = [source if local and source in plan[l][e] else plan[l][e][number % len(plan[l][e])] for e in experts[t]]
                         nodes = [r // 2 for r in ranks]
                         sums["ranks_per_token"] += len(set(ranks))
                         sums["nodes_per_token"] += len(set(nodes))
@@ -188,6 +211,123 @@ class Place(support.TestCase):
                 self.assertAlmostEqual(file["placement/straggler_seconds"][m] / waiting, 1, places=6)
                 self.assertAlmostEqual(file["placement/step_seconds_std"][m] / np.sqrt(gradient @ covariance @ gradient), 1, places=9)
             self.assertIn("R^2 0.900", text)
+
+    def test_how_placements_age(self):
+        run = self.route("--block-tokens", 700)
+        path, _, text = self.place(run, "--drift", 3, method="greedy")
+        with h5py.File(run / "routing.h5") as record, h5py.File(path) as file:
+            steps, block = record["dispatch/expert_slots"][:].astype(float), record["dispatch/block"][:]
+            blocks = sorted(set(block))
+            n = len(blocks)
+            self.assertGreater(n, 8)
+            slots = np.array([steps[block == b].sum(0) for b in blocks])
+            self.assertEqual(file["drift/block"][:].tolist(), blocks)
+            names = file["drift/block_dataset"].asstr()[:].tolist()
+            self.assertEqual(list(dict.fromkeys(names)), ["licence", "words"])
+            ends = np.cumsum(record["corpora/tokens"][:] * K)
+            self.assertEqual(slots[[x == "licence" for x in names], 0].sum(), ends[0])
+            fit = lambda first, last: [greedy(slots[first:last, l].sum(0), 4) for l in range(L)]
+            even = [[[e * 4 // E] for e in range(E)]] * L
+            fixed = fit(0, 3)
+            found = dict(zip(file["drift/policy_name"].asstr()[:], file["drift/balancedness"][:]))
+            for b in range(n):
+                since = b // 3 * 3
+                expected = {"contiguous": balancedness(even, slots[b], 4), "oracle": balancedness(fit(b, b + 1), slots[b], 4),
+                            "fixed": np.nan if b < 3 else balancedness(fixed, slots[b], 4), "periodic": np.nan if b < 3 else balancedness(fit(since - 3, since), slots[b], 4)}
+                for policy, value in expected.items():
+                    np.testing.assert_allclose(found[policy][b], value, rtol=1e-12, err_msg=f"{policy} {b}")
+            self.assertFalse(np.allclose(found["periodic"][6:], found["fixed"][6:]))
+            self.assertIn(f"{np.mean(found['fixed'][3:]):.4f}", text)
+        done = support.run("place", run / "stats.h5", "--ranks", 2, "--drift", 3)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("run's folder", done.stderr)
+        done = support.run("place", run, "--ranks", 2, "--drift", 1000)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"{n} blocks", done.stderr)
+
+    def test_other_text_than_what_was_fitted(self):
+        run = self.route()
+        path, _, text = self.place(run / "stats.h5", "--holdout", method="greedy")
+        with h5py.File(run / "stats.h5") as stats, h5py.File(path) as file:
+            count, groups = stats["load/count"][:], stats["groups/indptr"][:].astype(int)
+            index, value = stats["groups/index"][:], stats["groups/value"][:]
+            by_group = np.zeros((2 * L * 1024, E))
+            by_group[np.repeat(np.arange(2 * L * 1024), np.diff(groups)), index] = value
+            by_group = by_group.reshape(2, L, 1024, E).sum(0)
+            np.testing.assert_array_equal(by_group.sum(1), count.sum(0))
+            even, odd = by_group[:, ::2].sum(1), by_group[:, 1::2].sum(1)
+            plans = {"contiguous": ([[[e * 4 // E] for e in range(E)]] * L,) * 2, "greedy": ([greedy(x, 4) for x in even], [greedy(x, 4) for x in odd])}
+            names = file["holdout/method_name"].asstr()[:].tolist()
+            for method, (fitted, best) in plans.items():
+                m = names.index(method)
+                np.testing.assert_allclose(file["holdout/predicted"][m], balancedness(fitted, even, 4), rtol=1e-12)
+                np.testing.assert_allclose(file["holdout/held_out"][m], balancedness(fitted, odd, 4), rtol=1e-12)
+                np.testing.assert_allclose(file["holdout/best"][m], balancedness(best, odd, 4), rtol=1e-12)
+            error = file["holdout/held_out"][m] - file["holdout/predicted"][m]
+            self.assertRegex(text, rf"greedy .* {error:+.4f} ".replace("+", r"\+"))
+            for d in range(2):
+                for e in range(2):
+                    np.testing.assert_allclose(file["holdout/by_datasets"][d, e], balancedness([greedy(x, 4) for x in count[d]], count[e], 4), rtol=1e-12)
+            self.assertGreater(file["holdout/by_datasets"][0, 0], file["holdout/by_datasets"][1, 0])
+
+    def test_virtual_ranks(self):
+        run, file = self.route(), self.folder / "simulation.h5"
+        text = self.switchyard("place", run, "--simulate", "--ranks", 16, "--nodes", 8, "--step-tokens", "300,2000", "--method", "greedy", "-o", file).stdout
+        with h5py.File(run / "routing.h5") as record:
+            rows = np.array([record[f"routing/layer_{l:03d}/expert"][:] for l in range(L)]).astype(int)
+        n = rows.shape[1]
+        with h5py.File(file) as found:
+            self.assertEqual(found["simulation/ranks"][:].tolist(), [1, 2, 4, 8, 16])
+            self.assertEqual(found["simulation/nodes"][:].tolist(), [1, 1, 2, 4, 8])
+            self.assertEqual(found["simulation/replicas"][:].tolist(), [0, 0, 0, 0, 8])
+            self.assertEqual(found["simulation/method_name"].asstr()[:].tolist(), ["contiguous", "greedy"])
+            self.assertEqual(found["simulation/steps"][:].tolist(), [n // 300, n // 2000])
+            compared = 0
+            for size, tokens in enumerate((300, 2000)):
+                for m, ranks in enumerate((1, 2, 4, 8, 16)):
+                    for l in range(L):
+                        load = np.bincount(rows[l].ravel(), minlength=E).astype(float)
+                        plans = {0: [[e * ranks // E] if ranks <= E else [e, e + E] for e in range(E)]}
+                        if ranks <= E:
+                            plans[1] = greedy(load, ranks)
+                        for method, plan in plans.items():
+                            steps = np.array([np.bincount(rows[l, i * tokens:(i + 1) * tokens].ravel(), minlength=E) for i in range(n // tokens)]).astype(float)
+                            loads = loads_of(plan, steps, ranks)
+                            imbalance = loads.max(1) / loads.mean(1) - 1
+                            for name, value in {"imbalance_p50": np.median(imbalance), "imbalance_p99": np.quantile(imbalance, 0.99), "imbalance_max": imbalance.max(),
+                                                "straggler_share": (loads.max(1) - loads.mean(1)).sum() / loads.max(1).sum()}.items():
+                                self.assertAlmostEqual(found[f"simulation/{name}"][method, m, size, l], value, places=10, msg=name)
+                                compared += 1
+                            if len(plan[0]) > 1 or l > 1:
+                                continue
+                            rank = np.array([r[0] for r in plan])[rows[l]]
+                            row = np.arange(n) % tokens
+                            length = np.where(np.arange(n) // tokens == n // tokens, n % tokens, tokens)
+                            source = row * ranks // length
+                            self.assertAlmostEqual(found["simulation/remote_slots_per_token"][method, m, size, l], (rank != source[:, None]).sum() / n, places=10)
+                            remote = [len(set(a) - {s}) for a, s in zip(rank.tolist(), source.tolist())]
+                            self.assertAlmostEqual(found["simulation/remote_ranks_per_token"][method, m, size, l], np.mean(remote), places=10)
+                            compared += 2
+            self.assertGreater(compared, 300)
+        self.assertIn("token rows replayed of licence, words", text)
+        counts = self.folder / "counts.json"
+        counts.write_text(json.dumps(PUBLISHED))
+        self.switchyard("reduce", "--from-counts", counts, "--top-k", 2, "-o", self.folder / "s.h5", "--quiet")
+        shown = [self.switchyard("place", self.folder / "s.h5", "--simulate", "--ranks", 1024, "-o", file).stdout for _ in range(2)]
+        self.assertEqual(shown[0], shown[1])
+        self.assertIn("a model", shown[0])
+        with h5py.File(file) as found:
+            self.assertNotIn("simulation/remote_slots_per_token", found)
+            self.assertEqual(found["simulation/ranks"][-1], 1024)
+            usage = np.sum([PUBLISHED[d]["0"] for d in PUBLISHED], 0)
+            # Many draws lie near their expectation.
+            expected = usage.max() / usage.mean() - 1
+            self.assertAlmostEqual(found["simulation/imbalance_p50"][0, 3, 2, 0], expected, delta=0.02)
+        done = support.run("place", run, "--simulate", "--ranks", 4, "--holdout")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--holdout", done.stderr)
+        self.assertEqual(support.run("place", run, "--ranks", 4, "--step-tokens", "1,0").returncode, 2)
+        self.assertEqual(support.run("place", run, "--ranks", 4, "--step-tokens", "10,20").returncode, 2)
 
     def test_published_counts(self):
         (self.folder / "counts.json").write_text(json.dumps(PUBLISHED))
