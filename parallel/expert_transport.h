@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -43,32 +44,47 @@ struct TransportTraffic {
   double combine_wait_seconds = 0;        // ... and of combines
 };
 
-/// Moves rows between source ranks and expert ranks. Rows are opaque: [n, width] of any DType. Type and width are equal
-/// on all ranks, also on those that bring no row, and arrive as they were sent.
+/// Moves rows between source ranks and expert ranks. Rows are opaque: [n, width] of any DType. Type, width and device
+/// are equal on all ranks, also on those that bring no row, and arrive as they were sent.
 class ExpertTransport {
  public:
   virtual ~ExpertTransport() = default;
   /// Collective. packed: [plan.n_send(), width] in packed order; finish() gives [plan.n_receive(), width], arrived
   /// order.
-  virtual Exchange start_dispatch(const ExchangePlan& plan, Tensor packed) = 0;
+  Exchange start_dispatch(const ExchangePlan& plan, Tensor packed);
   /// Collective. arrived: [plan.n_receive(), width] in arrived order; finish() gives [plan.n_send(), width], packed
   /// order.
-  virtual Exchange start_combine(const ExchangePlan& plan, Tensor arrived) = 0;
+  Exchange start_combine(const ExchangePlan& plan, Tensor arrived);
   const TransportTraffic& traffic() const { return traffic_; }
 
  protected:
   explicit ExpertTransport(int n_ranks) { traffic_.bytes_sent.resize(static_cast<std::size_t>(n_ranks)); }
-  int n_ranks() const { return static_cast<int>(traffic_.bytes_sent.size()); }
-  /// Throws Error unless the plan is for this many ranks and `rows` are `expected` rows of some width.
-  void check_rows(const ExchangePlan& plan, const Tensor& rows, std::int64_t expected) const;
+
+  /// How many rows go to each rank and come from each, [n_ranks], one rank's after another's.
+  struct Counts {
+    std::span<const std::int32_t> to, from;
+    std::int64_t n_receive;  // sum of `from`
+  };
+  /// Debug builds: collective, throws Error unless rows have as many bytes on all ranks. Else does nothing.
+  static void check_equal_width(const Communicator& comm, std::int64_t row_bytes);
+
+ private:
+  /// Starts an exchange of rows that fit the counts. Time in finish() is added to wait_seconds.
+  virtual Exchange start(Tensor rows, const Counts& counts, double& wait_seconds) = 0;
+  Exchange start_checked(const ExchangePlan& plan, Tensor rows, const Counts& counts, double& wait_seconds);
 
   TransportTraffic traffic_;
 };
 
 /// One process, no copy: rows stay where they are. Throws UsageError on a communicator of more than one rank.
 std::unique_ptr<ExpertTransport> make_local_transport(const Communicator& comm);
-/// MPI_Ialltoallv over a row datatype, so that counts stay in int range past 2^31 bytes.
+/// MPI_Ialltoallv over a row datatype, so that counts stay in int range past 2^31 bytes. Rows in GPU memory travel
+/// through pinned host memory, so that ranks may share a GPU.
 std::unique_ptr<ExpertTransport> make_mpi_transport(const Communicator& comm);
+/// NCCL, GPU to GPU, for rows in GPU memory: each rank has a GPU of its own and has called use_gpu. Rows fly in a
+/// stream of their own, beside what computes. A rank on which an exchange fails says so and ends all ranks. Collective.
+/// Throws Error in a build without NCCL.
+std::unique_ptr<ExpertTransport> make_nccl_transport(const Communicator& comm);
 /// By name: "local" or "mpi". Throws UsageError naming the choices.
 std::unique_ptr<ExpertTransport> make_transport(std::string_view name, const Communicator& comm);
 

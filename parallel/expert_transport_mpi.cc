@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
 #include "parallel/expert_transport.h"
 #include "parallel/mpi_check.h"
@@ -59,8 +60,9 @@ class InFlight : public Exchange::Pending {
  public:
   /// wait_seconds outlives this object.
   InFlight(Tensor sent, Layout to, Layout from, std::int64_t n_receive, double* wait_seconds)
-      : sent_(std::move(sent)),
-        received_(sent_.dtype(), n_receive, sent_.cols()),
+      : device_(sent.device()),
+        sent_(device_ == Device::gpu ? copy_to(Device::pinned, sent) : std::move(sent)),
+        received_(sent_.dtype(), n_receive, sent_.cols(), sent_.device()),
         to_(std::move(to)),
         from_(std::move(from)),
         wait_seconds_(wait_seconds) {}
@@ -79,12 +81,13 @@ class InFlight : public Exchange::Pending {
     const double begin = MPI_Wtime();
     SWITCHYARD_MPI(MPI_Wait(&request_, MPI_STATUS_IGNORE));
     *wait_seconds_ += MPI_Wtime() - begin;
-    return std::move(received_);
+    return device_ == Device::gpu ? copy_to(Device::gpu, received_) : std::move(received_);
   }
 
  private:
-  Tensor sent_, received_;
-  Layout to_, from_;  // MPI reads the counts until the exchange is over
+  Device device_;           // where rows come from and go to
+  Tensor sent_, received_;  // in host memory, which is what MPI reads and writes
+  Layout to_, from_;        // MPI reads the counts until the exchange is over
   MPI_Request request_ = MPI_REQUEST_NULL;
   double* wait_seconds_;
 };
@@ -93,38 +96,15 @@ class MpiTransport : public ExpertTransport {
  public:
   explicit MpiTransport(const Communicator& comm) : ExpertTransport(comm.size()), comm_(comm.duplicate()) {}
 
-  Exchange start_dispatch(const ExchangePlan& plan, Tensor packed) override {
-    check_rows(plan, packed, plan.n_send());
-    return start(std::move(packed), plan.send_rows(), plan.receive_rows(), plan.n_receive(),
-                 traffic_.dispatch_wait_seconds);
-  }
-  Exchange start_combine(const ExchangePlan& plan, Tensor arrived) override {
-    check_rows(plan, arrived, plan.n_receive());
-    return start(std::move(arrived), plan.receive_rows(), plan.send_rows(), plan.n_send(),
-                 traffic_.combine_wait_seconds);
-  }
-
  private:
-  Exchange start(Tensor rows, std::span<const std::int32_t> to, std::span<const std::int32_t> from,
-                 std::int64_t n_receive, double& wait_seconds) {
-    check_equal_width(rows.row_bytes());
-    for (std::size_t rank = 0; rank < to.size(); ++rank) {
-      traffic_.bytes_sent[rank] += static_cast<std::uint64_t>(to[rank] * rows.row_bytes());
-    }
+  Exchange start(Tensor rows, const Counts& counts, double& wait_seconds) override {
+    check_equal_width(comm_, rows.row_bytes());
     const MPI_Datatype row = row_types_.of(rows.row_bytes());
     const int me = comm_.rank();
-    auto flight =
-        std::make_unique<InFlight>(std::move(rows), Layout(to, me), Layout(from, me), n_receive, &wait_seconds);
+    auto flight = std::make_unique<InFlight>(std::move(rows), Layout(counts.to, me), Layout(counts.from, me),
+                                             counts.n_receive, &wait_seconds);
     flight->start(row, comm_.handle().comm);
     return Exchange(std::move(flight));
-  }
-
-  void check_equal_width([[maybe_unused]] std::int64_t row_bytes) const {
-#ifndef NDEBUG
-    if (comm_.min(row_bytes) != comm_.max(row_bytes)) {
-      throw Error("an exchange has rows of " + std::to_string(row_bytes) + " bytes here and of others elsewhere");
-    }
-#endif
   }
 
   Communicator comm_;

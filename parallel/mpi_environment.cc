@@ -75,16 +75,17 @@ bool mpi_is_running() {
 
 }  // namespace
 
-MpiEnvironment::MpiEnvironment(int* argc, char*** argv) {
+MpiEnvironment::MpiEnvironment(int* argc, char*** argv, MpiThreads threads) {
   std::set_terminate(print_and_end_all_ranks);
   // Nothing here uses MPI's shared file pointers. Open MPI by default guards them by a semaphore named after the file
   // alone: one that a killed run left behind would make every later run on this host wait for ever.
   setenv("OMPI_MCA_sharedfp", "individual", /*overwrite=*/0);
   int provided = MPI_THREAD_SINGLE;
-  SWITCHYARD_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
+  const int wanted = threads == MpiThreads::any ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED;
+  SWITCHYARD_MPI(MPI_Init_thread(argc, argv, wanted, &provided));
   SWITCHYARD_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
   SWITCHYARD_MPI(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN));
-  if (provided < MPI_THREAD_FUNNELED) {
+  if (provided < wanted) {
     throw Error("this MPI library does not support threads beside the one that calls it", "MPI_Init_thread",
                 "use an MPI built with thread support");
   }

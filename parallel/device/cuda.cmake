@@ -44,13 +44,14 @@ if(TARGET switchyard_cuda)
   endif()
 endif()
 
-# Which sources of a floor are not built here: those in folders cuda/ without CUDA, stubs where the real thing is built.
-set(SWITCHYARD_ABSENT_SOURCES "/cuda/")
+# Which sources of a floor are not built here: those that need CUDA or NCCL where it is missing, else the stubs that stand in for them.
 if(TARGET switchyard_cuda)
   set(SWITCHYARD_ABSENT_SOURCES "gpu_stub\\.cc$")
+else()
+  set(SWITCHYARD_ABSENT_SOURCES "/cuda/")
 endif()
 if(TARGET switchyard_nccl)
-  string(APPEND SWITCHYARD_ABSENT_SOURCES "|_nccl_stub\\.cc$")
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|nccl_stub\\.cc$")
 else()
-  string(APPEND SWITCHYARD_ABSENT_SOURCES "|_nccl\\.cc$")
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|/nccl/|_nccl\\.cc$")
 endif()

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "parallel/communicator.h"
+#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
 #include "parallel/exchange_plan.h"
 #include "parallel/expert_placement.h"
@@ -30,16 +31,18 @@ struct TransportCase {
   std::unique_ptr<ExpertTransport> (*make)(const Communicator&);
   DType dtype;
   std::int64_t width;
+  Device device = Device::cpu;  // where rows lie
 };
 
 inline void PrintTo(const TransportCase& value, std::ostream* out) { *out << value.name; }
 
-inline std::vector<TransportCase> transport_cases(std::unique_ptr<ExpertTransport> (*make)(const Communicator&)) {
-  return {{"f32_1", make, DType::f32, 1},
-          {"f32_33", make, DType::f32, 33},
-          {"bf16_1", make, DType::bf16, 1},
-          {"bf16_7", make, DType::bf16, 7},
-          {"bf16_4096", make, DType::bf16, 4096}};  // rows that no transport sends eagerly
+inline std::vector<TransportCase> transport_cases(std::unique_ptr<ExpertTransport> (*make)(const Communicator&),
+                                                  Device device = Device::cpu) {
+  return {{"f32_1", make, DType::f32, 1, device},
+          {"f32_33", make, DType::f32, 33, device},
+          {"bf16_1", make, DType::bf16, 1, device},
+          {"bf16_7", make, DType::bf16, 7, device},
+          {"bf16_4096", make, DType::bf16, 4096, device}};  // rows that no transport sends eagerly
 }
 
 inline std::string case_name(const testing::TestParamInfo<TransportCase>& info) { return info.param.name; }
@@ -58,6 +61,7 @@ class World {
         plan_(ExchangePlan::make(ids_of(comm.rank()), placement_, comm)),
         dtype_(param.dtype),
         width_(param.width),
+        device_(param.device),
         salt_(salt) {}
 
   const ExchangePlan& plan() const { return plan_; }
@@ -69,7 +73,7 @@ class World {
     for (std::int64_t i = 0; i < rows.rows(); ++i) {
       write_row(rows.bytes() + i * rows.row_bytes(), plan_.rank(), plan_.pack_order()[static_cast<std::size_t>(i)]);
     }
-    return rows;
+    return device_ == Device::cpu ? std::move(rows) : copy_to(device_, rows);
   }
 
   /// By source rank, expert, slot: found by scanning every batch, without the plan.
@@ -105,11 +109,14 @@ class World {
   ExchangePlan plan_;
   DType dtype_;
   std::int64_t width_;
+  Device device_;
   std::uint64_t salt_;
 };
 
 /// Returns the rows compared.
 inline std::int64_t expect_same_rows(const Tensor& found, const Tensor& expected) {
+  if (found.device() != Device::cpu) return expect_same_rows(copy_to(Device::cpu, found), expected);
+  if (expected.device() != Device::cpu) return expect_same_rows(found, copy_to(Device::cpu, expected));
   EXPECT_EQ(found.dtype(), expected.dtype());
   EXPECT_EQ(found.cols(), expected.cols());
   EXPECT_EQ(found.rows(), expected.rows());
@@ -152,6 +159,7 @@ TEST_P(TransportContract, DispatchBringsRowsInArrivedOrder) {
   const World world = skewed(1);
   Exchange flying = transport_->start_dispatch(world.plan(), world.packed());
   const Tensor arrived = std::move(flying).finish();
+  EXPECT_EQ(arrived.device(), GetParam().device);
   EXPECT_EQ(comm_.sum(expect_same_rows(arrived, world.expected_arrival())), n_slots());
 }
 
@@ -227,7 +235,7 @@ TEST_P(TransportContract, TrafficCountsBothWays) {
 TEST_P(TransportContract, WrongShapesAreErrors) {
   const World world = skewed(8);
   const ExchangePlan& plan = world.plan();
-  const auto rows = [](std::int64_t n, std::int64_t width) { return Tensor(DType::f32, n, width); };
+  const auto rows = [](std::int64_t n, std::int64_t width) { return Tensor(DType::f32, n, width, GetParam().device); };
   EXPECT_THROW(static_cast<void>(transport_->start_dispatch(plan, rows(plan.n_send() + 1, 4))), Error);
   EXPECT_THROW(static_cast<void>(transport_->start_combine(plan, rows(plan.n_receive() + 1, 4))), Error);
   EXPECT_THROW(static_cast<void>(transport_->start_dispatch(plan, rows(plan.n_send(), 0))), Error);

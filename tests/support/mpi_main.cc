@@ -1,6 +1,6 @@
 /// gtest under MPI: every rank runs the same tests; a failure is printed at once with its rank, rank 0 lists all failed
 /// tests by rank at the end, and every rank returns the same verdict. A rank that ran no test fails the run. Without
-/// mpirun, or with one rank, output is gtest's own.
+/// mpirun, or with one rank, output is gtest's own. SWITCHYARD_TEST_MPI_THREADS: which threads of the tests call MPI.
 
 #include <gtest/gtest.h>
 
@@ -72,7 +72,7 @@ int run_on_all_ranks(const Communicator& comm) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const switchyard::MpiEnvironment mpi(&argc, &argv);
+  const switchyard::MpiEnvironment mpi(&argc, &argv, switchyard::MpiThreads::SWITCHYARD_TEST_MPI_THREADS);
   testing::InitGoogleTest(&argc, argv);
   return run_on_all_ranks(Communicator::world());
 }

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+/// A stand-in for the parts of CUDA's runtime and of NCCL that parallel/ uses, linked in their place: real headers,
+/// host memory, MPI underneath. A stream is a thread with a queue, so work is as late as on a device. What the real
+/// ones answer with a hang or silent damage (sizes that differ, a missing group, a rank that does not come, a host
+/// pointer, memory freed too early) becomes an error here. Not modelled: kernels, graphs, a GPU that is too busy for
+/// NCCL's own kernels.
+namespace fake_gpu {
+
+/// Memory that an operation reads or writes.
+struct Range {
+  const void* begin;
+  std::size_t bytes;
+};
+
+/// Puts work into a stream, behind what is there.
+void enqueue(cudaStream_t stream, std::vector<Range> touched, std::function<void()> work);
+
+/// Whether all of it lies in one piece of device memory, or in one of pinned host memory.
+bool is_device_memory(Range range);
+bool is_pinned_memory(Range range);
+
+/// From now on every call that could answer an error of earlier work answers this one. reset() undoes it.
+void lose_device(cudaError_t error);
+
+/// How long an operation of NCCL waits for its peers before it is an error. 5 seconds unless set.
+void set_patience(std::chrono::milliseconds patience);
+std::chrono::milliseconds patience();
+
+/// Something that a program must not do. Printed, and kept for tests.
+void complain(const std::string& what);
+/// Complaints since the last call.
+std::string take_complaints();
+/// Makes the device whole again and forgets complaints.
+void reset();
+
+}  // namespace fake_gpu
