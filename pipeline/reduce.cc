@@ -227,13 +227,16 @@ SumsByPhase completed(std::vector<PhaseSums> of_rows, const SumsByPhase& stored,
 struct CorpusSums {
   SumsByPhase sums;
   RankLoad ranks;
+  RankTime time;
   Cost cost;
   std::uint64_t first_block = 0;  // of the run
   bool any = false;               // whether this rank read any of its segments
 };
 
 std::vector<CorpusSums> nothing_summed(const Run& run, const ModelFacts& model) {
-  std::vector<CorpusSums> corpora(run.corpora.size(), {{}, RankLoad(model.n_moe_layers(), model.top_k), {}, 0, false});
+  std::vector<CorpusSums> corpora(
+      run.corpora.size(),
+      {{}, RankLoad(model.n_moe_layers(), model.top_k), RankTime(model.n_moe_layers(), model.n_experts), {}, 0, false});
   for (std::size_t corpus = 0; corpus < corpora.size(); ++corpus) {
     const auto first = std::ranges::find(run.corpus_of_segment, corpus) - run.corpus_of_segment.begin();
     if (first > 0 && first < std::ssize(run.segments))
@@ -245,8 +248,10 @@ std::vector<CorpusSums> nothing_summed(const Run& run, const ModelFacts& model) 
 
 void add_dispatch(const RoutingReader& segment, CorpusSums& corpus) {
   if (!segment.contains("/dispatch")) return;  // no ranks routed it
-  corpus.ranks.add(segment, corpus.first_block);
-  corpus.cost.add(segment);
+  DispatchValues dispatch(segment);
+  corpus.ranks.add(dispatch, corpus.first_block);
+  corpus.time.add(dispatch);
+  corpus.cost.add(dispatch);
 }
 
 /// Sums what segments store. A segment is read while those of the one before are added, into memory that is used again;
@@ -312,11 +317,13 @@ std::vector<Dataset> datasets_of(const std::string& corpus, const ModelFacts& mo
   const bool shared = comm.any(comm.rank() != 0 && mine.any);  // else the root has all of it
   if (shared) {
     mine.ranks.reduce_to_root(comm);
+    mine.time.reduce_to_root(comm);
     mine.cost.reduce_to_root(comm);
   }
   std::vector<Dataset> datasets;
   const auto add = [&](TokenPhase phase, Accumulators sum) {
-    datasets.push_back({dataset_of(corpus, phase), std::move(sum), RankLoad(model.n_moe_layers(), model.top_k)});
+    datasets.push_back({dataset_of(corpus, phase), std::move(sum), RankLoad(model.n_moe_layers(), model.top_k),
+                        RankTime(model.n_moe_layers(), model.n_experts)});
   };
   for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
     if (!comm.any(mine.sums[phase].has_value())) continue;
@@ -326,6 +333,7 @@ std::vector<Dataset> datasets_of(const std::string& corpus, const ModelFacts& mo
   }
   if (datasets.empty()) add(TokenPhase::prefill, Accumulators(shape));
   datasets.front().ranks = std::move(mine.ranks);
+  datasets.front().time = std::move(mine.time);
   datasets.front().cost = mine.cost;
   return datasets;
 }

@@ -31,15 +31,10 @@ double phase_total(const Cost& cost) {
 
 }  // namespace
 
-void Cost::add(const RoutingReader& segment) {
-  if (!segment.contains("/dispatch/seconds")) {
-    flops = std::numeric_limits<double>::quiet_NaN();
-    return;
-  }
-  const Table seconds_table = segment.read_bare("/dispatch/seconds");
-  const auto& of_phases = std::get<std::vector<float>>(seconds_table.values);
-  const std::size_t n_steps = seconds_table.shape[0];
-  const std::size_t n_ranks = seconds_table.shape[1];
+void Cost::add(DispatchValues& dispatch) {
+  const auto& of_phases = dispatch.values<float>("seconds");
+  const std::size_t n_steps = dispatch.shape("seconds")[0];
+  const std::size_t n_ranks = dispatch.shape("seconds")[1];
   for (std::size_t s = 0; s < n_steps; ++s) {
     double slowest = 0;
     for (std::size_t r = 0; r < n_ranks; ++r) {
@@ -50,14 +45,12 @@ void Cost::add(const RoutingReader& segment) {
     seconds += slowest;
     rank_seconds += slowest * static_cast<double>(n_ranks);
   }
-  const Table tokens_table = segment.read_bare("/dispatch/step_tokens");
-  for (const std::uint32_t n : std::get<std::vector<std::uint32_t>>(tokens_table.values)) tokens += n;
-  if (!segment.contains("/dispatch/flops")) {
+  for (const std::uint32_t n : dispatch.values<std::uint32_t>("step_tokens")) tokens += n;
+  if (!dispatch.contains("flops")) {
     flops = std::numeric_limits<double>::quiet_NaN();
     return;
   }
-  const Table flops_table = segment.read_bare("/dispatch/flops");
-  for (const double f : std::get<std::vector<double>>(flops_table.values)) flops += f;
+  for (const double f : dispatch.values<double>("flops")) flops += f;
 }
 
 void Cost::reduce_to_root(const Communicator& comm) {

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "io/hdf5/table.h"
-#include "io/routing_reader.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/dispatch_values.h"
 #include "pipeline/analysis/table_index.h"
 #include "pipeline/model/step_times.h"
 
@@ -21,8 +21,8 @@ struct Cost {
   double flops = 0;                 // of the model (model_flops.h); NaN when a segment does not say
   PhaseSeconds phase_seconds = {};  // of all ranks
 
-  /// Adds a segment's /dispatch; a segment without one adds nothing that is known.
-  void add(const RoutingReader& segment);
+  /// Adds a segment's /dispatch.
+  void add(DispatchValues& dispatch);
   /// Collective: the sum of all ranks' figures on rank 0; the others' are left undefined.
   void reduce_to_root(const Communicator& comm);
 };

@@ -121,7 +121,8 @@ Statistics statistics_of_counts(std::string_view json_text, const std::string& m
                 sums.slot_count.begin() + static_cast<std::ptrdiff_t>(l * static_cast<std::size_t>(top_k) * experts));
       ++l;
     }
-    statistics.datasets.push_back({name, std::move(sums), RankLoad(model.n_moe_layers(), top_k)});
+    statistics.datasets.push_back({name, std::move(sums), RankLoad(model.n_moe_layers(), top_k),
+                                   RankTime(model.n_moe_layers(), model.n_experts)});
   }
   return statistics;
 }

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "pipeline/analysis/cost_model.h"
 #include "pipeline/analysis/placement_search.h"
 
 namespace switchyard {
@@ -21,13 +22,6 @@ struct Range {
 /// - 1) / 2 pairs of experts `pairs_together` lie together on average. Pairs say it exactly for k <= 2, and for more
 /// only bound it: both ends are the extremes over all mixtures of ways to split k experts over places.
 Range distinct_places(int top_k, int places, double pairs_together);
-
-/// Seconds of a rank's experts in one layer of one step: intercept + per_slot slots + per_expert experts with a slot.
-struct CostModel {
-  double intercept = 0, per_slot = 0, per_expert = 0;
-  std::array<double, 9> covariance{};  // [3, 3] of the three, in this order
-  double r_squared = 0;
-};
 
 /// One step of a model's experts.
 struct StepCost {

@@ -11,11 +11,6 @@
 namespace switchyard {
 namespace {
 
-template <typename T>
-std::vector<T> column(const RoutingReader& segment, const std::string& path) {
-  return std::get<std::vector<T>>(segment.read_bare(path).values);
-}
-
 /// A matrix of `columns` columns with zeros added to reach n_rows x n_columns.
 std::vector<std::uint64_t> widened(const std::vector<std::uint64_t>& matrix, std::size_t columns, std::size_t n_rows,
                                    std::size_t n_columns) {
@@ -72,11 +67,10 @@ void RankLoad::make_room(std::size_t n_ranks, std::uint64_t units_of_time) {
   }
 }
 
-void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
-  const Table seconds_table = segment.read_bare("/dispatch/seconds");
-  const auto& seconds = std::get<std::vector<float>>(seconds_table.values);
-  const std::size_t n_steps = seconds_table.shape[0];
-  const std::size_t n_ranks = seconds_table.shape[1];
+void RankLoad::add(DispatchValues& dispatch, std::uint64_t first_block) {
+  const auto& seconds = dispatch.values<float>("seconds");
+  const std::size_t n_steps = dispatch.shape("seconds")[0];
+  const std::size_t n_ranks = dispatch.shape("seconds")[1];
   constexpr auto kExperts = static_cast<std::size_t>(Phase::experts);
   for (std::size_t s = 0; s < n_steps; ++s) {
     double slowest_step = 0;
@@ -97,16 +91,14 @@ void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
     straggler_seconds += slowest_experts - sum_experts / static_cast<double>(n_ranks);
   }
   steps += n_steps;
-  row_bytes = column<std::uint64_t>(segment, "/dispatch/row_bytes").at(0);
+  row_bytes = dispatch.values<std::uint64_t>("row_bytes").at(0);
   if (layers == 0) return;
 
-  const Table slots_table = segment.read_bare("/dispatch/expert_slots");
-  const auto& slots = std::get<std::vector<std::uint32_t>>(slots_table.values);
-  const auto placement = column<std::int32_t>(segment, "/dispatch/placement");
-  const std::size_t n_experts = slots_table.shape[2];
+  const auto& slots = dispatch.values<std::uint32_t>("expert_slots");
+  const auto& placement = dispatch.values<std::int32_t>("placement");
+  const std::size_t n_experts = dispatch.shape("expert_slots")[2];
   const auto n_layers = static_cast<std::size_t>(layers);
-  const std::vector<std::uint64_t> times =
-      times_of_steps(column<std::uint64_t>(segment, "/dispatch/block"), first_block);
+  const std::vector<std::uint64_t> times = times_of_steps(dispatch.values<std::uint64_t>("block"), first_block);
   make_room(n_ranks, times.empty() ? 0 : times.back() + 1);
   std::vector<double> load(n_ranks);  // of one step and layer
   for (std::size_t s = 0; s < n_steps; ++s)
@@ -129,8 +121,7 @@ void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
       ++imbalance_histogram[l * kImbalanceBins + imbalance_bin];
       imbalance_max[l] = std::max(imbalance_max[l], imbalance);
     }
-  const Table traffic_table = segment.read_bare("/dispatch/traffic");
-  const auto& sent = std::get<std::vector<std::uint64_t>>(traffic_table.values);
+  const auto& sent = dispatch.values<std::uint64_t>("traffic");
   for (std::size_t i = 0; i < sent.size(); ++i) {
     const std::size_t expert_rank = i % n_ranks;
     const std::size_t source_rank = i / n_ranks % n_ranks;
@@ -138,7 +129,7 @@ void RankLoad::add(const RoutingReader& segment, std::uint64_t first_block) {
     (expert_rank == source_rank ? local_slots : remote_slots)[layer] += sent[i];
     traffic[source_rank * ranks + expert_rank] += sent[i];
   }
-  const auto reached = column<std::uint64_t>(segment, "/dispatch/send_ranks");
+  const auto& reached = dispatch.values<std::uint64_t>("send_ranks");
   for (std::size_t i = 0; i < reached.size(); ++i) send_ranks[i % send_ranks.size()] += reached[i];
 }
 

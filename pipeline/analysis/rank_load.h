@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "io/hdf5/table.h"
-#include "io/routing_reader.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/dispatch_values.h"
 #include "pipeline/analysis/table_index.h"
 
 namespace switchyard {
@@ -43,7 +43,7 @@ struct RankLoad {
 
   RankLoad(int n_layers, int k);
   /// Adds a segment's /dispatch. first_block: ordinal in the run of the corpus' first block, where time begins.
-  void add(const RoutingReader& segment, std::uint64_t first_block);
+  void add(DispatchValues& dispatch, std::uint64_t first_block);
   /// Collective: the sum of all ranks' figures on rank 0; the others' are left undefined.
   void reduce_to_root(const Communicator& comm);
   /// For at least so many ranks, and a series that holds times below `units_of_time`.

@@ -400,6 +400,7 @@ Statistics from_statistics_tables(const std::vector<Table>& tables, const std::s
   const auto& names = index.values<std::string>("/datasets/name");
   std::vector<Accumulators> accumulators = from_tables(tables, "", shape_of(model));
   std::vector<RankLoad> ranks = from_rank_tables(index, names.size(), model.n_moe_layers(), model.top_k);
+  std::vector<RankTime> times = from_rank_time_tables(index, names.size(), model.n_moe_layers(), model.n_experts);
   std::vector<Cost> costs(names.size());
   if (index.find("/cost/tokens") != nullptr) costs = from_cost_tables(index, names.size());
   stored.peak_flops = peak_flops_of(index);
@@ -407,8 +408,8 @@ Statistics from_statistics_tables(const std::vector<Table>& tables, const std::s
   std::vector<std::vector<DocumentUsage>> documents = from_document_usage_tables(
       index, names.size(), model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts));
   for (std::size_t d = 0; d < names.size(); ++d)
-    stored.datasets.push_back(
-        {names[d], std::move(accumulators[d]), std::move(ranks[d]), costs[d], std::move(documents[d])});
+    stored.datasets.push_back({names[d], std::move(accumulators[d]), std::move(ranks[d]), std::move(times[d]), costs[d],
+                               std::move(documents[d])});
   return stored;
 }
 
@@ -419,12 +420,14 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   std::vector<const Accumulators*> accumulators;
   std::vector<const RankLoad*> ranks;
   std::vector<const std::vector<DocumentUsage>*> documents;
+  std::vector<const RankTime*> times;
   std::vector<const Cost*> costs;
   std::vector<std::string> names;
   for (const Dataset& dataset : datasets) {
     documents.push_back(&dataset.documents);
     accumulators.push_back(&dataset.accumulators);
     ranks.push_back(&dataset.ranks);
+    times.push_back(&dataset.time);
     costs.push_back(&dataset.cost);
     names.push_back(dataset.name);
   }
@@ -440,6 +443,7 @@ std::vector<Table> statistics_tables(const Statistics& statistics) {
   make.by_dataset("/loss/accuracy", "1", "share of tokens whose arg-max is the next token",
                   [](const Dataset& d) { return share(d.accumulators.correct[0], d.accumulators.loss[0].n); });
   for (Table& table : rank_tables(ranks)) tables.push_back(std::move(table));
+  for (Table& table : rank_time_tables(times)) tables.push_back(std::move(table));
   for (Table& table :
        document_usage_tables(documents, model.moe_layers.size(), static_cast<std::uint64_t>(model.n_experts)))
     tables.push_back(std::move(table));

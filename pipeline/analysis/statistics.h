@@ -10,6 +10,7 @@
 #include "pipeline/analysis/cost.h"
 #include "pipeline/analysis/document_usage.h"
 #include "pipeline/analysis/rank_load.h"
+#include "pipeline/analysis/rank_time.h"
 
 namespace switchyard {
 
@@ -18,6 +19,7 @@ struct Dataset {
   std::string name;
   Accumulators accumulators;
   RankLoad ranks;
+  RankTime time;
   Cost cost = {};
   std::vector<DocumentUsage> documents = {};  // the first ones, where they were asked for
 };

@@ -314,6 +314,61 @@ class Statistics(support.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn("no token rows", done.stderr)
 
+    def test_times_of_ranks_equal_numpy(self):
+        """Waiting, stragglers and the cost model, from the parts' ends and a placement with copies; reduced by one rank, by two, and from a stats file."""
+        placement, out = self.folder / "copies.json", self.folder / "run"
+        placement.write_text(json.dumps({"rank_of_expert": [[[0, 1, 2], 0, 1, 2, [1, 2], 0, 1, 2]]}))
+        self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--placement", placement,
+                        "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--precision", "f32", "--commit-seconds", 0, "--quiet", ranks=3)
+        self.switchyard("reduce", out, "-o", self.folder / "by-two.h5", "--quiet", ranks=2)
+        self.switchyard("reduce", out / "stats.h5", "-o", self.folder / "again.h5", "--quiet")
+        with h5py.File(out / "routing.h5") as record:
+            ends = record["dispatch/layer_end"][:].astype(float)
+            begin = record["dispatch/step_begin"][:]
+            slots = record["dispatch/expert_slots"][:].astype(float)
+            rank_of, logical = record["dispatch/placement"][0], record["dispatch/logical"][0]
+            part = {name.decode(): i for i, name in enumerate(record["dispatch/part_name"][:])}
+            uncertainty = record["dispatch/clock_uncertainty"][:].max()
+        at = begin[:, None, :, None] - begin[:, :1, None, None] + ends
+        length = lambda name: ends[..., part[name]] - ends[..., part[name] - 1]
+        come, sent, seconds = at[..., part["router"]], at[..., part["scatter"]], length("experts")
+        dispatch_wait = come.max(2, keepdims=True) - come
+        combine_wait = np.minimum(sent.max(2, keepdims=True) - sent, length("combine_wait"))
+        load = np.stack([slots[:, :, rank_of == r].sum(2) for r in range(3)], 2)
+        active = np.stack([(slots[:, :, rank_of == r] > 0).sum(2) for r in range(3)], 2)
+        excess = seconds.max(2) - seconds.mean(2)
+        slowest = seconds.argmax(2)
+        by_rank = np.stack([np.where(slowest == r, excess, 0).sum(0) for r in range(3)], 1)
+        by_expert = np.zeros((LAYERS, 8))
+        for s, l in np.ndindex(*slowest.shape):
+            mine = rank_of == slowest[s, l]
+            np.add.at(by_expert[l], logical[mine], excess[s, l] * slots[s, l, mine] / load[s, l, slowest[s, l]])
+        design = np.stack([np.ones(load.size), load.ravel(), active.ravel()], 1)
+        fitted, _, rank, _ = np.linalg.lstsq(design, seconds.ravel(), rcond=None)
+        self.assertEqual(rank, 3)
+        self.assertGreater(len(begin), 10)
+        self.assertGreater(dispatch_wait.sum(), 0)
+        expected = {
+            "timed_steps": len(begin),
+            "clock_uncertainty": uncertainty,
+            "layer_dispatch_wait_seconds": dispatch_wait.sum(0),
+            "layer_dispatch_seconds": (length("dispatch") + length("dispatch_wait") + length("group") - dispatch_wait).sum(0),
+            "layer_expert_seconds": seconds.sum(0),
+            "layer_combine_wait_seconds": combine_wait.sum(0),
+            "layer_combine_seconds": (length("scatter") + length("combine_wait") + length("combine") - combine_wait).sum(0),
+            "layer_straggler_seconds": excess.sum(0),
+            "slowest_steps": np.stack([(slowest == r).sum(0) for r in range(3)], 1),
+            "straggler_by_rank": by_rank,
+            "straggler_by_expert": by_expert,
+            "cost_model": fitted,
+            "cost_model_r_squared": 1 - ((seconds.ravel() - design @ fitted) ** 2).sum() / ((seconds - seconds.mean()) ** 2).sum(),
+            "slots_seconds_correlation": [np.corrcoef(load[..., r].ravel(), seconds[..., r].ravel())[0, 1] for r in range(3)],
+        }
+        for path in (out / "stats.h5", self.folder / "by-two.h5", self.folder / "again.h5"):
+            with h5py.File(path) as stats:
+                for name, values in expected.items():
+                    np.testing.assert_allclose(stats[f"ranks/{name}"][0], values, rtol=1e-6, atol=1e-9, err_msg=name)
+
     def test_ranks_equal_numpy(self):
         # A second corpus, so that its time begins at another block than the run's.
         out, other = self.folder / "run", self.write_text_corpus("other.jsonl", documents=50, seed=1)

@@ -61,6 +61,11 @@ RoutingReader segment_of(const Steps& steps, const std::filesystem::path& out) {
   return RoutingReader(out / entry.file);
 }
 
+void add_to(auto& figures, const RoutingReader& segment, auto... more) {
+  DispatchValues dispatch(segment);
+  figures.add(dispatch, more...);
+}
+
 double value_at(const std::vector<Table>& tables, const std::string& path, std::size_t i = 0) {
   for (const Table& table : tables)
     if (table.path == path) return std::get<std::vector<double>>(table.values).at(i);
@@ -108,8 +113,8 @@ TEST(Cost, AddsUpOverSegments) {
   const testing::TempFolder b;
   Cost cost;
   // Steps of 3 + .5 and 2 + .5 seconds of the slower rank; then one of 1 + .5.
-  cost.add(segment_of({1, {5, 5, 6, 4}, {1, 3, 2, 1}, {5, 5, 4, 6}, {1e9, 2e9}}, a.path()));
-  cost.add(segment_of({1, {1, 1}, {1, 1}, {2, 0}, {4e9}}, b.path()));
+  add_to(cost, segment_of({1, {5, 5, 6, 4}, {1, 3, 2, 1}, {5, 5, 4, 6}, {1e9, 2e9}}, a.path()));
+  add_to(cost, segment_of({1, {1, 1}, {1, 1}, {2, 0}, {4e9}}, b.path()));
   const auto tables = cost_tables({&cost}, 1e9);
   EXPECT_EQ(cost.tokens, 22U);
   EXPECT_EQ(value_at(tables, "/cost/seconds"), 7.5);
@@ -135,7 +140,7 @@ TEST(Cost, AddsUpOverSegments) {
 TEST(Cost, WhatIsNotKnownIsAbsentNotZero) {
   const testing::TempFolder folder;
   Cost cost;
-  cost.add(segment_of({1, {1, 1}, {1, 1}, {2, 0}, {}}, folder.path()));
+  add_to(cost, segment_of({1, {1, 1}, {1, 1}, {2, 0}, {}}, folder.path()));
   const auto tables = cost_tables({&cost}, std::nullopt);
   EXPECT_TRUE(std::isnan(value_at(tables, "/cost/flops")));
   EXPECT_TRUE(std::isnan(value_at(tables, "/cost/flops_per_token")));
@@ -147,13 +152,13 @@ TEST(RankLoad, BalancednessBothWays) {
   const testing::TempFolder a;
   const testing::TempFolder b;
   RankLoad steps(1, 1);
-  steps.add(segment_of({1, {4, 0, 1, 1}, {1, 1, 1, 1}, {2, 2, 1, 1}, {}}, a.path()), 0);
+  add_to(steps, segment_of({1, {4, 0, 1, 1}, {1, 1, 1, 1}, {2, 2, 1, 1}, {}}, a.path()), 0);
   EXPECT_NEAR(value_at(rank_tables({&steps}), "/ranks/balancedness_mean"), (0.5 + 1) / 2, 1e-5);
   EXPECT_DOUBLE_EQ(value_at(rank_tables({&steps}), "/ranks/balancedness_ratio"), (2.0 + 1) / (4 + 1));
 
   // Layers of 2:1 and 1:2: 0.75 each, not the 1 that slots summed over layers would give.
   RankLoad layers(2, 1);
-  layers.add(segment_of({2, {2, 1, 1, 2}, {1, 1}, {2, 1}, {}}, b.path()), 0);
+  add_to(layers, segment_of({2, {2, 1, 1, 2}, {1, 1}, {2, 1}, {}}, b.path()), 0);
   for (const std::size_t l : {0U, 1U}) {
     EXPECT_NEAR(value_at(rank_tables({&layers}), "/ranks/balancedness_mean", l), 0.75, 1e-5);
     EXPECT_DOUBLE_EQ(value_at(rank_tables({&layers}), "/ranks/balancedness_ratio", l), 0.75);

@@ -43,7 +43,7 @@ Statistics random_statistics(int layers, int experts, int top_k, int n_datasets,
                          random() % (tokens / ids / n) + 1);
     std::string name = "dataset ";
     name += std::to_string(d);
-    statistics.datasets.push_back({name, std::move(a), RankLoad(layers, top_k)});
+    statistics.datasets.push_back({name, std::move(a), RankLoad(layers, top_k), RankTime(layers, experts)});
   }
   statistics.vocabulary.assign(100'000,
                                "\xe2\x96\x81"
