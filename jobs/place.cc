@@ -274,7 +274,7 @@ class PlaceJob {
                  placement_text(methods_[chosen_place_].placement.layers, task_.ranks));
     if (!parser_.has("output")) return;
     Experiment experiment;
-    experiment.kind = "placement";
+    experiment.kind = simulation_ ? "simulation" : "placement";
     experiment.model = source_.statistics.model;
     for (const std::string& name : names_)
       experiment.settings["datasets"].append(experiment.settings["datasets"].empty() ? "" : ", ").append(name);

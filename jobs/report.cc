@@ -28,7 +28,8 @@ OptionParser make_parser() {
       "report", "report STATS|RUN|EXPERIMENT... -o report.html [options]",
       "Draws statistics as one HTML page that needs no network: load, uncertainty, comparison of datasets, tokens, "
       "paths, co-activation, repetition, ranks;\n"
-      "beside them what experiments on the same model found, a file of each kind: ablation.h5, probe.h5, weights.h5.\n"
+      "beside them what experiments on the same model found, a file of each kind: ablation.h5, place.h5 and a "
+      "simulation of it, probe.h5, weights.h5.\n"
       "Hover or arrow keys tell a figure's numbers; every figure can be had as CSV and SVG. Of a run's folder, its "
       "stats.h5 is taken.",
       "Examples:\n  switchyard report run -o report.html\n  switchyard report monday/stats.h5 tuesday/stats.h5 -o "

@@ -12,7 +12,7 @@
 namespace switchyard {
 namespace {
 
-constexpr std::array<std::string_view, 4> kKinds = {"ablation", "placement", "probe", "weights"};
+constexpr std::array<std::string_view, 5> kKinds = {"ablation", "placement", "probe", "simulation", "weights"};
 
 std::string format_of(std::string_view kind) { return std::string("switchyard-") + std::string(kind); }
 

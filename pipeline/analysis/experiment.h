@@ -14,7 +14,7 @@ namespace switchyard {
 
 /// What an experiment on a model found: its file's tables, /model/* apart.
 struct Experiment {
-  std::string kind;                             // "ablation", "placement", "probe", "weights"
+  std::string kind;                             // "ablation", "placement", "probe", "simulation", "weights"
   std::string source;                           // the file it was read from
   std::map<std::string, std::string> settings;  // root attributes: how it was made
   ModelFacts model;

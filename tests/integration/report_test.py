@@ -25,12 +25,12 @@ class Report(support.TestCase):
         super().setUp()
         self.browser.complaints.clear()
 
-    def route(self, *options, ranks=2, corpora=("licence", "again"), model=support.DEMO, name="run"):
+    def route(self, *options, ranks=2, corpora=("licence", "again"), model=support.DEMO, name="run", record="counts"):
         out = self.folder / name
         words = []
         for seed, corpus in enumerate(corpora):
             words += ["--corpus", f"{corpus}={self.write_text_corpus(f'{seed}.jsonl', documents=50, seed=seed)},id=id"]
-        self.switchyard("route", "--model", model, *words, "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--quiet", *options, ranks=ranks)
+        self.switchyard("route", "--model", model, *words, "--out", out, "--context", 128, "--batch-tokens", 600, "--block-tokens", 2500, "--record", record, "--quiet", *options, ranks=ranks)
         return out
 
     def open(self, page, width=1200):
@@ -421,6 +421,65 @@ class Report(support.TestCase):
         self.open(page)
         self.assertGreater(len(self.csv("load-map")), 0)
         self.assertEqual(len(self.csv("probe-ranks")), E * E)
+        self.assert_sound()
+
+    def test_placements_and_virtual_ranks(self):
+        run, page = self.route(record="tokens"), self.folder / "report.html"
+        place, simulation = self.folder / "place.h5", self.folder / "simulation.h5"
+        self.switchyard("place", run, "--ranks", 4, "--nodes", 2, "--replicas", 4, "--drift", 2, "--holdout", "-o", place, "--quiet")
+        self.switchyard("place", run, "--simulate", "--ranks", 16, "--nodes", 4, "--method", "greedy", "--step-tokens", "300,1500", "-o", simulation, "--quiet")
+        self.switchyard("report", run, place, simulation, "-o", page, "--bootstrap", 50, "--permutations", 50, "--quiet")
+        for width in (1200, 390):
+            self.open(page, width)
+            self.assert_sound()
+            self.assertLessEqual(self.browser.evaluate("document.documentElement.scrollWidth"), width)
+        figures = [f for f in self.browser.evaluate("Object.keys(switchyard.figures)") if f.startswith(("placement-", "simulation-"))]
+        self.assertEqual(figures, ["placement-balance", "placement-steps", "placement-spread", "placement-nodes", "placement-ranks", "placement-drift", "placement-datasets", "simulation-ranks"])
+        with h5py.File(place) as found:
+            methods = found["placement/method_name"].asstr()[:].tolist()
+            listed = self.browser.evaluate("Array.from(document.querySelectorAll('#placement-methods tbody tr')).map(r => Array.from(r.cells).map(c => c.textContent))")
+            self.assertEqual([r[0].split()[0] for r in listed], methods)
+            self.assertIn("(chosen)", listed[found["placement/chosen"][()]][0])
+            for m, cells in enumerate(listed):
+                self.assertAlmostEqual(float(cells[1]), found["placement/balancedness_mean"][m], places=3)
+            for name, table in {"placement-balance": "max_over_mean", "placement-spread": "replayed_ranks_per_token", "placement-nodes": "replayed_nodes_per_token"}.items():
+                rows = self.csv(name)
+                self.assertEqual(len(rows), LAYERS)
+                for row in rows:
+                    for m, method in enumerate(methods):
+                        self.assertEqual(np.float32(row[method]), np.float32(found[f"placement/{table}"][m, int(row["layer"])]))
+            self.choose("placement-ranks", "Method", methods.index("greedy"))
+            np.testing.assert_array_equal([np.float32(r["slots"]) for r in self.csv("placement-ranks")], found["placement/rank_load"][methods.index("greedy")].ravel().astype(np.float32))
+            policies = found["drift/policy_name"].asstr()[:].tolist()
+            rows = self.csv("placement-drift")
+            self.assertEqual(len(rows), len(found["drift/block"]))
+            for b, row in enumerate(rows):
+                for p, policy in enumerate(policies):
+                    np.testing.assert_equal(np.float32(row[policy] or "nan"), np.float32(found["drift/balancedness"][p, b]))
+            np.testing.assert_array_equal([np.float32(r["balancedness"]) for r in self.csv("placement-datasets")], found["holdout/by_datasets"][:].ravel().astype(np.float32))
+            half = self.browser.evaluate("Array.from(document.querySelectorAll('#placement-holdout tbody tr')).map(r => Array.from(r.cells).map(c => c.textContent))")
+            self.assertEqual(len(half), len(methods))
+            self.assertAlmostEqual(float(half[0][2]), found["holdout/held_out"][0], places=3)
+        with h5py.File(simulation) as found:
+            rows = self.csv("simulation-ranks")
+            self.assertEqual(len(rows), 2 * 5 * 2)
+            for i, row in enumerate(rows):
+                m, s, r = np.unravel_index(i, (2, 2, 5))
+                self.assertEqual((int(row["ranks"]), int(row["step_tokens"])), (2 ** r, (300, 1500)[s]))
+                for measure in ("imbalance_p50", "imbalance_p99", "straggler_share", "remote_ranks_per_token"):
+                    self.assertAlmostEqual(float(row[measure]), found[f"simulation/{measure}"][m, r, s].mean(), places=5)
+            self.choose("simulation-ranks", "Measure", "straggler_share")
+        self.assert_sound()
+        for name in figures:
+            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(self.browser.evaluate(f"switchyard.figures['{name}'].svg()")).iter())), 5, name)
+            self.browser.evaluate(f"document.getElementById('{name}').focus()")
+            self.browser.key("ArrowRight")
+            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
+            self.browser.key("Escape")
+        self.switchyard("place", run / "stats.h5", "--ranks", 2, "-o", place, "--quiet")
+        self.switchyard("report", place, "-o", page, "--quiet")
+        self.open(page)
+        self.assertEqual([f for f in self.browser.evaluate("Object.keys(switchyard.figures)")], ["placement-balance", "placement-spread", "placement-ranks"])
         self.assert_sound()
 
     def test_mistakes_are_named(self):

@@ -9,6 +9,8 @@ const sections = [["overview", "Overview", "", overviewSection]].concat(L === 0 
   ["repetition", "Repetition", "Whether a token goes where the one before it went.", repetitionSection],
   ["documents", "Documents", "Where single documents went, beside all of their dataset.", documentsSection],
   ["ranks", "Ranks", "What the processes that routed the corpus did. This depends on the machine, all else does not.", ranksSection]].filter(([id]) => id !== "documents" || data.documents.length > 0)).concat([
+  ["placement", "Placement", "Where the experts would lie better, by the load of each and by which of them a token chooses together.", placementSection],
+  ["simulation", "Virtual ranks", "The same routing on other numbers of ranks, on paper.", simulationSection],
   ["probe", "Probe", "Every expert on every token of a sample, whatever the router chose: how alike experts are (Lo et al., A Closer Look into Mixture-of-Experts in Large Language Models, 2024).", probeSection],
   ["weights", "Weights", "How alike the experts are by their weights alone, whatever is routed to them.", weightsSection],
   ["ablation", "Importance", "What the model loses when its experts are changed one at a time. A difference above 0 says that it was better as it is.", ablationSection],
