@@ -16,6 +16,9 @@
 #include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/cuda/activation.h"
 #include "pipeline/kernels/cuda/attention.h"
+#include "pipeline/kernels/cuda/gated_experts.h"
+#include "pipeline/kernels/cuda/grouped_matmul.h"
+#include "pipeline/kernels/cuda/matmul.h"
 #include "pipeline/kernels/cuda/router.h"
 #include "pipeline/kernels/cuda/rows.h"
 #include "pipeline/kernels/cuda/slot_order.h"
@@ -225,6 +228,71 @@ TEST(GpuKernelsTest, LossesAreThoseOfTheCpu) {
   EXPECT_EQ(found.predicted, expected.predicted);
   ASSERT_EQ(found.loss.size(), 100U);
   for (std::size_t t = 0; t < 100; ++t) EXPECT_NEAR(found.loss[t], expected.loss[t], 1e-4F);
+}
+
+TEST(GpuKernelsTest, ProductsAreThoseOfTheCpu) {
+  const Tensor rows = random_tensor(130, 256, 12);
+  const Tensor weights = random_tensor(384, 256, 13);
+  Tensor expected = matmul(rows, PackedWeights(weights));
+  Tensor found = gpu::matmul(on_gpu(rows), on_gpu(weights));
+  expect_close(found, expected, 5e-5F);
+  gpu::add_matmul(found, on_gpu(rows), on_gpu(weights));
+  for (std::int64_t i = 0; i < 130 * 384; ++i) expected.data<float>()[i] *= 2;
+  expect_close(found, expected, 5e-5F);
+}
+
+/// Random numbers divided by the root of the width, so that products are about as large.
+Tensor random_weights(std::int64_t rows, std::int64_t cols, unsigned seed, DType type) {
+  Tensor tensor = random_tensor(rows, cols, seed, type);
+  const float factor = 1.0F / std::sqrt(static_cast<float>(cols));
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    if (type == DType::f32) {
+      tensor.data<float>()[i] *= factor;
+    } else {
+      tensor.data<Bf16>()[i] = Bf16(element(tensor, i) * factor);
+    }
+  }
+  return tensor;
+}
+
+TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
+  constexpr std::int64_t kExperts = 4;
+  constexpr std::int64_t kWidth = 256;
+  constexpr std::int64_t kInner = 192;
+  const Tensor rows = random_tensor(700, kWidth, 14, DType::bf16);
+  const Tensor gate_up = random_weights(kExperts * 2 * kInner, kWidth, 15, DType::bf16);
+  const Tensor down = random_weights(kExperts * kWidth, kInner, 16, DType::bf16);
+  const gpu::GatedExperts experts{gpu::make_cublaslt_grouped_matmul({on_gpu(gate_up), kExperts}),
+                                  gpu::make_cublaslt_grouped_matmul({on_gpu(down), kExperts}), Activation::gelu};
+  const std::vector<std::int32_t> rows_per_expert = {1, 0, 642, 57};
+  const Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
+  std::int64_t row = 0;
+  for (std::int64_t e = 0; e < kExperts; ++e) {
+    for (std::int32_t i = 0; i < rows_per_expert[static_cast<std::size_t>(e)]; ++i, ++row) {
+      for (std::int64_t c = 0; c < kWidth; c += 37) {
+        double expected = 0;
+        for (std::int64_t f = 0; f < kInner; ++f) {
+          double gate = 0;
+          double up = 0;
+          for (std::int64_t k = 0; k < kWidth; ++k) {
+            const double x = element(rows, row * kWidth + k);
+            gate += x * element(gate_up, (e * 2 * kInner + f) * kWidth + k);
+            up += x * element(gate_up, (e * 2 * kInner + kInner + f) * kWidth + k);
+          }
+          const double activated = 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0))) * up;
+          expected += activated * element(down, (e * kWidth + c) * kInner + f);
+        }
+        ASSERT_NEAR(element(found, row * kWidth + c), expected, 0.03 * std::max(1.0, std::fabs(expected))) << row;
+      }
+    }
+  }
+  // The same rows, fewer at a time: the same bits.
+  for (const std::int64_t at : {1, 300, 642}) {
+    const std::vector<std::int32_t> one = {0, 0, 1, 0};
+    const Tensor alone = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows).rows(at, at + 1), one, experts));
+    for (std::int64_t c = 0; c < kWidth; ++c)
+      EXPECT_EQ(alone.data<Bf16>()[c].bits, found.data<Bf16>()[at * kWidth + c].bits) << at << " " << c;
+  }
 }
 
 }  // namespace
