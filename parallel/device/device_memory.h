@@ -15,6 +15,10 @@ namespace switchyard {
 Buffer take_device_buffer(Device device, std::size_t bytes);
 void give_device_buffer(Device device, Buffer buffer);
 
+/// Copies between the devices that two pointers tell of, of which at least one is not pageable host memory. Comes after
+/// what the compute stream was given before, and blocks until it is whole.
+void copy_bytes(void* to, const void* from, std::size_t bytes);
+
 /// A copy of a matrix on another device, or on the same. Of its devices at least one is not the CPU. Comes after what
 /// the compute stream does to `from`, and blocks until it is whole.
 Tensor copy_to(Device device, TensorView from);

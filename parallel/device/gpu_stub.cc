@@ -31,6 +31,7 @@ const Stream& compute_stream() { no_cuda(); }
 
 Buffer take_device_buffer(Device /*device*/, std::size_t /*bytes*/) { no_cuda(); }
 void give_device_buffer(Device /*device*/, Buffer /*buffer*/) {}  // none was taken
+void copy_bytes(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
 Tensor copy_to(Device /*device*/, TensorView /*from*/) { no_cuda(); }
 
 }  // namespace switchyard

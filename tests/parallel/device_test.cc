@@ -6,9 +6,12 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <span>
 #include <thread>
 #include <utility>
+#include <vector>
 
+#include "parallel/device/device_array.h"
 #include "parallel/device/device_memory.h"
 #include "parallel/device/gpu.h"
 #include "parallel/device/stream.h"
@@ -96,6 +99,17 @@ TEST(DeviceMemoryTest, CopiesKeepEveryBit) {
   EXPECT_TRUE(fake_gpu::is_pinned_memory({pinned.bytes(), 84}));
   const Tensor back = copy_to(Device::cpu, pinned);
   EXPECT_EQ(std::memcmp(back.bytes(), rows.row<float>(1).data(), 84), 0);
+}
+
+TEST(DeviceMemoryTest, ArraysGoAndComeBack) {
+  const std::vector<std::int32_t> values = {3, -1, 2147483647};
+  DeviceArray<std::int32_t> first{std::span<const std::int32_t>(values)};
+  EXPECT_TRUE(fake_gpu::is_device_memory({first.data(), 12}));
+  DeviceArray<std::int32_t> second(std::move(first));
+  EXPECT_EQ(second.to_host(), values);
+  first = DeviceArray<std::int32_t>(5);  // NOLINT(bugprone-use-after-move): what a move leaves is what is tested
+  EXPECT_EQ(first.size(), 5U);
+  EXPECT_TRUE(DeviceArray<std::int64_t>(0).to_host().empty());
 }
 
 TEST(DeviceMemoryTest, WhatIsFreedServesTheNextOfItsSizeAndKind) {

@@ -1,8 +1,10 @@
 #include <gtest/gtest.h>
 
+#include "parallel/communicator.h"
 #include "parallel/device/device_memory.h"
 #include "parallel/device/gpu.h"
 #include "parallel/device/stream.h"
+#include "parallel/expert_transport.h"
 #include "parallel/tensor.h"
 #include "tests/support/error_text.h"
 
@@ -22,6 +24,13 @@ TEST(GpuStubTest, WhoeverAsksForOneIsToldWhatToDo) {
   EXPECT_EQ(testing::error_text([] { const Tensor tensor(DType::f32, 1, 1, Device::gpu); }), kMessage);
   EXPECT_EQ(testing::error_text([] { const Tensor tensor(DType::f32, 1, 1, Device::pinned); }), kMessage);
   EXPECT_EQ(testing::error_text([] { static_cast<void>(copy_to(Device::gpu, Tensor(DType::f32, 1, 1))); }), kMessage);
+}
+
+TEST(GpuStubTest, NcclIsMissingToo) {
+  EXPECT_EQ(
+      testing::error_text([] { static_cast<void>(make_nccl_transport(Communicator::self())); }),
+      "this build of switchyard has no NCCL; choose the mpi transport, or build where nvcc, nccl.h and libnccl are "
+      "found, with -DSWITCHYARD_CUDA=ON");
 }
 
 TEST(GpuStubTest, EmptyTensorsNeedNoGpu) {

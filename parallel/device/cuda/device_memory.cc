@@ -67,12 +67,15 @@ Buffer take_device_buffer(Device device, std::size_t bytes) {
 
 void give_device_buffer(Device device, Buffer buffer) { pool_of(device).give(buffer); }
 
+void copy_bytes(void* to, const void* from, std::size_t bytes) {
+  if (bytes == 0) return;
+  SWITCHYARD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, compute_stream().handle()));
+  compute_stream().wait();
+}
+
 Tensor copy_to(Device device, TensorView from) {
   Tensor to(from.dtype(), from.rows(), from.cols(), device);
-  const auto bytes = static_cast<std::size_t>(from.rows() * from.row_bytes());
-  if (bytes == 0) return to;
-  SWITCHYARD_CUDA(cudaMemcpyAsync(to.bytes(), from.bytes(), bytes, cudaMemcpyDefault, compute_stream().handle()));
-  compute_stream().wait();
+  copy_bytes(to.bytes(), from.bytes(), static_cast<std::size_t>(from.rows() * from.row_bytes()));
   return to;
 }
 

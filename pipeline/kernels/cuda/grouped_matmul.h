@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "parallel/tensor.h"
+
+namespace switchyard::gpu {
+
+/// Products of rows, grouped by expert, with their experts' weights. A row's bits depend on that row and its expert
+/// alone.
+class GroupedMatmul {
+ public:
+  virtual ~GroupedMatmul() = default;
+  /// rows [n, n_in] of the weights' type, the first rows_per_expert[0] of them the first expert's, and so on -> [n,
+  /// n_out] of the same type. In the compute stream.
+  virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) = 0;
+};
+
+/// Weights of experts of one shape, in GPU memory, one after another: [n_experts * n_out, n_in].
+struct StackedWeights {
+  Tensor weights;
+  std::int64_t n_experts = 0;
+
+  std::int64_t n_out() const { return weights.rows() / n_experts; }
+  std::int64_t n_in() const { return weights.cols(); }
+};
+
+/// A product of cublasLt for each expert that has rows: pinned_product.h.
+std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights);
+
+}  // namespace switchyard::gpu

@@ -1,0 +1,44 @@
+#include <cassert>
+#include <utility>
+
+#include "pipeline/kernels/cuda/grouped_matmul.h"
+#include "pipeline/kernels/cuda/pinned_product.h"
+
+namespace switchyard::gpu {
+namespace {
+
+class LoopOfProducts : public GroupedMatmul {
+ public:
+  explicit LoopOfProducts(StackedWeights weights)
+      : weights_(std::move(weights)),
+        product_(PinnedProduct::get(
+            {weights_.n_out(), weights_.n_in(), weights_.weights.dtype(), weights_.weights.dtype(), false})) {}
+
+  Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) override {
+    assert(static_cast<std::int64_t>(rows_per_expert.size()) == weights_.n_experts);
+    assert(rows.cols() == weights_.n_in() && rows.dtype() == weights_.weights.dtype());
+    Tensor out(rows.dtype(), rows.rows(), weights_.n_out(), Device::gpu);
+    std::int64_t begin = 0;
+    std::int64_t weight_row = 0;
+    for (const std::int32_t n : rows_per_expert) {
+      product_.run(rows.bytes() + begin * rows.row_bytes(),
+                   weights_.weights.bytes() + weight_row * weights_.weights.row_bytes(),
+                   out.bytes() + begin * out.row_bytes(), n);
+      begin += n;
+      weight_row += weights_.n_out();
+    }
+    return out;
+  }
+
+ private:
+  StackedWeights weights_;
+  const PinnedProduct& product_;
+};
+
+}  // namespace
+
+std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights) {
+  return std::make_unique<LoopOfProducts>(std::move(weights));
+}
+
+}  // namespace switchyard::gpu

@@ -1,0 +1,98 @@
+/// Products on a GPU, on the stand-in: which way round matrices lie, which rows meet which weights, and that one
+/// algorithm serves all. What real algorithms compute is the business of gpu_kernels_test.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "parallel/device/device_memory.h"
+#include "pipeline/kernels/cuda/grouped_matmul.h"
+#include "pipeline/kernels/cuda/matmul.h"
+#include "tests/support/fake_gpu/fake_gpu.h"
+
+namespace switchyard {
+namespace {
+
+Tensor random_tensor(DType type, std::int64_t rows, std::int64_t cols, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::uniform_int_distribution<int> small(-4, 4);  // sums are exact in f32, results of few terms in bf16
+  Tensor tensor(type, rows, cols);
+  for (std::int64_t i = 0; i < rows * cols; ++i) {
+    const auto value = static_cast<float>(small(generator));
+    if (type == DType::f32) {
+      tensor.data<float>()[i] = value;
+    } else {
+      tensor.data<Bf16>()[i] = Bf16(value);
+    }
+  }
+  return tensor;
+}
+
+float element(const Tensor& tensor, std::int64_t row, std::int64_t column) {
+  const std::int64_t at = row * tensor.cols() + column;
+  return tensor.dtype() == DType::f32 ? tensor.data<float>()[at] : static_cast<float>(tensor.data<Bf16>()[at]);
+}
+
+/// rows' row `row` times the weights' row `column`.
+float product(const Tensor& rows, std::int64_t row, const Tensor& weights, std::int64_t column) {
+  float sum = 0;
+  for (std::int64_t k = 0; k < rows.cols(); ++k) sum += element(rows, row, k) * element(weights, column, k);
+  return sum;
+}
+
+class GpuMatmulTest : public testing::TestWithParam<DType> {
+ protected:
+  void TearDown() override { EXPECT_EQ(fake_gpu::take_complaints(), ""); }
+};
+
+TEST_P(GpuMatmulTest, MultipliesRowsByRowsOfWeights) {
+  const Tensor weights = random_tensor(GetParam(), 7, 13, 1);
+  const Tensor on_gpu = copy_to(Device::gpu, weights);
+  for (const std::int64_t n : {0, 1, 5, 70}) {
+    const Tensor rows = random_tensor(GetParam(), n, 13, 2);
+    Tensor sum = gpu::matmul(copy_to(Device::gpu, rows), on_gpu);
+    const Tensor once = copy_to(Device::cpu, sum);
+    gpu::add_matmul(sum, copy_to(Device::gpu, rows), on_gpu);
+    const Tensor twice = copy_to(Device::cpu, sum);
+    ASSERT_EQ(once.rows(), n);
+    ASSERT_EQ(once.cols(), 7);
+    for (std::int64_t t = 0; t < n; ++t) {
+      for (std::int64_t c = 0; c < 7; ++c) {
+        EXPECT_EQ(element(once, t, c), product(rows, t, weights, c));
+        EXPECT_EQ(element(twice, t, c), 2 * product(rows, t, weights, c));
+      }
+    }
+  }
+}
+
+TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpert) {
+  constexpr std::int64_t kExperts = 5;
+  constexpr std::int64_t kOut = 6;
+  constexpr std::int64_t kIn = 9;  // rows begin at any multiple of 18 or 36 bytes
+  const Tensor weights = random_tensor(GetParam(), kExperts * kOut, kIn, 3);
+  const auto experts = gpu::make_cublaslt_grouped_matmul({copy_to(Device::gpu, weights), kExperts});
+  const std::vector<std::int32_t> rows_per_expert = {3, 0, 1, 70, 0};
+  const Tensor rows = random_tensor(GetParam(), 74, kIn, 4);
+  const Tensor found = copy_to(Device::cpu, experts->run(copy_to(Device::gpu, rows), rows_per_expert));
+  ASSERT_EQ(found.dtype(), GetParam());
+  std::int64_t row = 0;
+  for (std::size_t e = 0; e < rows_per_expert.size(); ++e) {
+    for (std::int32_t i = 0; i < rows_per_expert[e]; ++i, ++row) {
+      for (std::int64_t c = 0; c < kOut; ++c) {
+        const float expected = product(rows, row, weights, static_cast<std::int64_t>(e) * kOut + c);
+        EXPECT_EQ(element(found, row, c), GetParam() == DType::f32 ? expected : static_cast<float>(Bf16(expected)));
+      }
+    }
+  }
+  EXPECT_EQ(row, 74);
+  const std::vector<std::int32_t> none(kExperts);
+  EXPECT_EQ(experts->run(Tensor(GetParam(), 0, kIn, Device::gpu), none).rows(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, GpuMatmulTest, testing::Values(DType::f32, DType::bf16));
+
+}  // namespace
+}  // namespace switchyard
