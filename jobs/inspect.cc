@@ -1,9 +1,11 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "io/durable.h"
 #include "io/manifest.h"
 #include "io/routing_reader.h"
 #include "io/routing_writer.h"
@@ -15,6 +17,7 @@
 #include "parallel/communicator.h"
 #include "parallel/error.h"
 #include "pipeline/analysis/experiment.h"
+#include "pipeline/analysis/trace.h"
 #include "pipeline/route_loop.h"
 
 namespace switchyard {
@@ -108,23 +111,39 @@ int inspect_file(const std::filesystem::path& path) {
   return 0;
 }
 
+int trace_run(const std::filesystem::path& run, const std::filesystem::path& to, StepRange steps) {
+  std::ostringstream trace;
+  const std::uint64_t written = write_trace(trace, run, steps);
+  write_whole(to, trace.str());
+  std::cout << written << (written == 1 ? " step" : " steps") << " in " << to.string()
+            << ": open it in chrome://tracing or in Perfetto\n";
+  return 0;
+}
+
 }  // namespace
 
 int run_inspect(const Arguments& arguments) {
-  OptionParser parser("inspect", "inspect RUN|FILE",
+  OptionParser parser("inspect", "inspect RUN|FILE [--trace TRACE --steps A-B]",
                       "Prints what a run's folder, a segment, routing.h5, stats.h5 or the file of an experiment holds. "
                       "Of a run, checks every "
                       "committed segment's size and checksum and names\n"
-                      "what is missing; exit code 1 when something is.",
-                      "Examples:\n  switchyard inspect run\n  switchyard inspect run/segments/segment-000000.h5\n");
-  parser.options().add_options()("path", po::value<std::string>()->required()->value_name("RUN|FILE"),
-                                 "what to look at; also without --path");
+                      "what is missing; exit code 1 when something is. With --trace writes instead what each rank "
+                      "did when, as a trace to look at in a browser.",
+                      "Examples:\n  switchyard inspect run\n  switchyard inspect run/segments/segment-000000.h5\n"
+                      "  switchyard inspect run --trace trace.json --steps 10-12\n");
+  auto add = parser.options().add_options();
+  add("path", po::value<std::string>()->required()->value_name("RUN|FILE"), "what to look at; also without --path");
+  add("trace", po::value<std::string>()->value_name("TRACE"),
+      "write the steps' trace (Chrome's JSON, as Perfetto reads it): ranks as processes, on one clock");
+  add("steps", po::value<std::string>()->default_value("0-3")->value_name("A-B"), "of the run, from 0, for --trace");
   parser.positional("path", 1);
   if (!parser.parse(arguments)) return 0;
   if (Communicator::world().rank() != 0) return 0;
   const std::filesystem::path path = parser.get<std::string>("path");
   if (!std::filesystem::exists(path))
     throw Error("does not exist", path.string(), "name a run's folder or one of its files");
+  if (parser.has("trace"))
+    return trace_run(path, parser.get<std::string>("trace"), parse_step_range(parser.get<std::string>("steps")));
   return std::filesystem::is_directory(path) ? inspect_run(path) : inspect_file(path);
 }
 

@@ -155,6 +155,48 @@ class Ranks(support.TestCase):
         self.assertTrue((ended.min(2) >= begun.max(2) - slack).all())
         self.assertGreater((begun.max(2) - begun.min(2)).max(), 0)
 
+    def test_trace(self):
+        """Every part of the chosen steps, where the record has it; parts lie within layers, layers within steps."""
+        out = self.route("two", self.write_text_corpus(), "--precision", "f32", "--commit-seconds", 0, ranks=2)
+        trace = self.folder / "trace.json"
+        with h5py.File(out / "segments" / "segment-000000.h5") as segment:
+            before = len(segment["dispatch/block"])  # the range goes over the end of a segment
+        chosen = range(before - 1, before + 2)
+        done = self.switchyard("inspect", out, "--trace", trace, "--steps", f"{chosen[0]}-{chosen[-1]}")
+        self.assertIn("3 steps in ", done.stdout)
+        events = json.loads(trace.read_text())["traceEvents"]
+        self.assertEqual({(e["pid"], e["args"]["name"]) for e in events if e["name"] == "process_name"}, {(0, "rank 0"), (1, "rank 1")})
+        with h5py.File(out / "routing.h5") as file:
+            ends, begin = file["dispatch/layer_end"][:].astype(float), file["dispatch/step_begin"][:]
+            slots, tokens = file["dispatch/expert_slots"][:], file["dispatch/step_tokens"][:]
+            names = [name.decode() for name in file["dispatch/part_name"][:]]
+        zero, expected = begin[chosen[0], 0], []
+        for step in chosen:
+            for rank in range(2):
+                start = lambda seconds: (begin[step, rank] - zero + seconds) * 1e6
+                expected.append((rank, f"step {step}", start(0), ends[step, 5, rank, -1] * 1e6, {"tokens": tokens[step, rank]}))
+                last = 0
+                for layer in range(6):
+                    expected.append((rank, f"layer {layer}", start(last), (ends[step, layer, rank, -1] - last) * 1e6, {}))
+                    for part, name in enumerate(names):
+                        end = ends[step, layer, rank, part]
+                        about = {"slots": slots[step, layer, 4 * rank:4 * rank + 4].sum()} if name == "experts" else {}
+                        if end > last:
+                            expected.append((rank, name, start(last), (end - last) * 1e6, about))
+                        last = end
+        found = [e for e in events if e["ph"] == "X"]
+        self.assertEqual(len(found), len(expected))
+        self.assertGreater(len(found), 300)
+        for event, (rank, name, ts, duration, about) in zip(found, expected):
+            self.assertEqual((event["pid"], event["name"]), (rank, name))
+            np.testing.assert_allclose((event["ts"], event["dur"]), (ts, duration), rtol=1e-6, atol=0.2)
+            self.assertEqual({key: event["args"][key] for key in about}, about)
+        for words, code, said in ((("--steps", "99999"), 1, "name steps from 0 to"), (("--steps", "5-3"), 2, "--steps")):
+            done = support.run("inspect", out, "--trace", self.folder / "no.json", *words)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(said, done.stderr)
+            self.assertFalse((self.folder / "no.json").exists())
+
     def test_probe_takes_no_copies(self):
         placement = self.folder / "copies.json"
         placement.write_text(json.dumps({"rank_of_expert": [[[0, 1], 0, 1, 0, 1, 0, 1, 1]]}))
