@@ -36,7 +36,8 @@ OptionParser make_parser() {
       "place", "place STATS|RUN --ranks R [options]",
       "Says which experts should lie on which rank: places each MoE layer's experts by every method, and tells how "
       "balanced the ranks would be, how many\n"
-      "ranks and nodes a token would reach, and, where the statistics hold a cost model, how long a step would take. "
+      "ranks and nodes a token would reach, and, where the statistics hold a cost model that explains half of the "
+      "seconds' variance, how long a step would take. "
       "Methods:\n"
       "  contiguous         runs of experts in order, as engines begin with\n"
       "  round_robin        dealt to ranks in turn\n"

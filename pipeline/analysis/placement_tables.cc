@@ -7,6 +7,8 @@
 namespace switchyard {
 namespace {
 
+constexpr double kLeastRSquared = 0.5;  // of a cost model that is believed
+
 /// Tables with the leading dimension `method`.
 class MethodTables {
  public:
@@ -114,13 +116,13 @@ std::optional<CostModel> cost_model_of(const TableIndex& tables, const std::vect
   const auto& terms = tables.values<double>(path);
   const auto& covariance = tables.values<double>(path + "_covariance", terms.size() * 3);
   const auto& r_squared = tables.values<double>(path + "_r_squared", terms.size() / 3);
-  for (const std::size_t d : datasets) {
-    if (d >= r_squared.size() || !std::isfinite(terms[3 * d])) continue;
-    CostModel cost{terms[3 * d], terms[3 * d + 1], terms[3 * d + 2], {}, r_squared[d]};
-    std::copy_n(covariance.begin() + static_cast<std::ptrdiff_t>(9 * d), 9, cost.covariance.begin());
-    return cost;
-  }
-  return std::nullopt;
+  std::optional<std::size_t> best;
+  for (const std::size_t d : datasets)
+    if (d < r_squared.size() && r_squared[d] >= kLeastRSquared && (!best || r_squared[d] > r_squared[*best])) best = d;
+  if (!best) return std::nullopt;
+  CostModel cost{terms[3 * *best], terms[3 * *best + 1], terms[3 * *best + 2], {}, r_squared[*best]};
+  std::copy_n(covariance.begin() + static_cast<std::ptrdiff_t>(9 * *best), 9, cost.covariance.begin());
+  return cost;
 }
 
 std::vector<Table> method_tables(const std::vector<MethodResult>& methods, std::size_t chosen, int ranks,
