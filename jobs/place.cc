@@ -74,6 +74,9 @@ OptionParser make_parser() {
       "search makes max/mean + W x (share of a token's pairs of experts on two ranks) + ...");
   add("node-weight", po::value<double>()->default_value(0.3)->value_name("W"),
       "... W x (share of them on two nodes) small; 0 and 0: balance alone");
+  add("fit-steps", po::value<std::size_t>()->default_value(0)->value_name("N"),
+      "search balances N recorded steps of a run, evenly spaced, instead of the sums over all text: sum over steps of "
+      "the largest rank load over the sum of the mean (0: the sums)");
   add("seed", po::value<std::uint64_t>()->default_value(0)->value_name("N"), "of search's random changes");
   add("step-tokens", po::value<std::string>()->value_name("N[,N...]"),
       "tokens of all ranks in a step: of the one whose time is predicted and whose rows are replayed (default: the "
@@ -232,13 +235,15 @@ class PlaceJob {
       return;
     }
     require_defined();
+    if (parser_.get<std::size_t>("fit-steps") > 0)
+      add_steps(steps("--fit-steps"), parser_.get<std::size_t>("fit-steps"), layers_);
     place_all();
     predict_time();
     replay();
     // Many placements: a short look at whether each is the best.
     PlacementChoice quick = choice_;
     quick.effort.exact_nodes = 5000;
-    if (parser_.has("drift")) drift_ = placement_drift(steps(), task_, quick, drift_blocks());
+    if (parser_.has("drift")) drift_ = placement_drift(steps("--drift"), task_, quick, drift_blocks());
     if (parser_.flag("holdout")) {
       std::vector<PlacementMethod> methods;
       for (const MethodResult& method : methods_) methods.push_back(method.placement.method);
@@ -280,7 +285,7 @@ class PlaceJob {
     for (const std::string& name : names_)
       experiment.settings["datasets"].append(experiment.settings["datasets"].empty() ? "" : ", ").append(name);
     for (const char* option : {"ranks", "nodes", "replicas", "groups", "experts-per-rank", "method", "copies",
-                               "rank-weight", "node-weight", "seed"})
+                               "rank-weight", "node-weight", "fit-steps", "seed"})
       experiment.settings[option] = parser_.effective().at(option);
     std::vector<std::pair<std::string, std::string>> groups;
     const auto add = [&](const char* group, const char* about, std::vector<Table> tables) {
@@ -334,9 +339,10 @@ class PlaceJob {
                                    *source_.cost);
   }
 
-  StepSlots steps() const {
+  /// for_option: what needs them.
+  StepSlots steps(const char* for_option) const {
     if (!source_.run)
-      throw UsageError("needs the steps of a run", "--drift", "name a run's folder instead of a statistics file");
+      throw UsageError("needs the steps of a run", for_option, "name a run's folder instead of a statistics file");
     return switchyard::recorded_steps(*source_.run, source_.corpus);
   }
   std::size_t drift_blocks() const {
@@ -349,7 +355,7 @@ class PlaceJob {
 
   void replay() {
     if (source_.run && has_steps(source_)) {
-      const StepSlots recorded = steps();
+      const StepSlots recorded = steps("");
       recorded_steps_ = recorded.steps();
       for (MethodResult& method : methods_)
         method.balance = balance_over_steps(recorded, method.placement.layers, task_.ranks, source_.cost);

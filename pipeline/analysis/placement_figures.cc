@@ -65,7 +65,7 @@ StepCost predicted_step(std::span<const LayerPlan> plans, std::span<const LayerD
       }
     std::vector<double> seconds;
     for (std::size_t r = 0; r < load.size(); ++r)
-      seconds.push_back(cost.intercept + cost.per_slot * load[r] * scale + cost.per_expert * active[r]);
+      seconds.push_back(std::max(0.0, cost.intercept + cost.per_slot * load[r] * scale + cost.per_expert * active[r]));
     const auto last = static_cast<std::size_t>(std::max_element(seconds.begin(), seconds.end()) - seconds.begin());
     step.seconds += seconds[last];
     step.straggler_seconds +=

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <optional>
 #include <random>
+#include <span>
 
 #include "pipeline/analysis/resampling.h"
 
@@ -39,10 +40,19 @@ PairsTogether copies_together(const std::vector<std::int32_t>& a, const std::vec
   return {together.on_rank / all, together.on_node / all};
 }
 
+std::size_t n_steps(const LayerDemand& demand) {
+  return demand.steps.empty() ? 1 : demand.steps.size() / demand.load.size();
+}
+std::span<const double> step_load(const LayerDemand& demand, std::size_t step) {
+  return demand.steps.empty() ? std::span(demand.load)
+                              : std::span(demand.steps).subspan(step * demand.load.size(), demand.load.size());
+}
+
 /// The objective's scale: what turns loads and pairs into it.
 struct Scale {
   Scale(const LayerDemand& demand, const PlacementTask& task, const ObjectiveWeights& weights) {
-    const double sum = std::accumulate(demand.load.begin(), demand.load.end(), 0.0);
+    const std::vector<double>& all = demand.steps.empty() ? demand.load : demand.steps;
+    const double sum = std::accumulate(all.begin(), all.end(), 0.0);
     per_load = sum > 0 ? task.ranks / sum : 0;
     const double pairs = sum_of_pairs(demand);
     if (pairs > 0) {
@@ -64,11 +74,16 @@ class MovingPlan {
         experts_(demand.load.size()),
         ranks_(static_cast<std::size_t>(task.ranks)),
         nodes_(static_cast<std::size_t>(task.nodes)),
+        steps_(n_steps(demand)),
         room_(task.capacity(static_cast<int>(experts_))),
+        load_(experts_ * steps_),
         n_copies_(experts_, 0),
         held_(experts_ * ranks_, 0),
         copies_of_rank_(ranks_, 0),
-        rank_load_(ranks_, 0) {
+        rank_load_(ranks_ * steps_, 0),
+        largest_(steps_) {
+    for (std::size_t s = 0; s < steps_; ++s)
+      for (std::size_t e = 0; e < experts_; ++e) load_[e * steps_ + s] = step_load(demand, s)[e];
     for (std::size_t e = 0; e < experts_; ++e)
       for (const std::int32_t rank : plan[e]) copies_.push_back({static_cast<std::int32_t>(e), rank});
     for (const PlacedCopy& copy : copies_) {
@@ -113,7 +128,11 @@ class MovingPlan {
   std::size_t node_of(std::size_t rank) const {
     return static_cast<std::size_t>(task_.node_of(static_cast<int>(rank)));
   }
-  double share(std::size_t expert) const { return demand_.load[expert] / n_copies_[expert]; }
+  /// Load of each copy of an expert in a step.
+  double share(std::size_t expert, std::size_t step) const { return load_[expert * steps_ + step] / n_copies_[expert]; }
+  void add_load(std::size_t rank, std::size_t expert, double sign) {
+    for (std::size_t s = 0; s < steps_; ++s) rank_load_[rank * steps_ + s] += sign * share(expert, s);
+  }
   double pair(std::size_t a, std::size_t b) const {
     return demand_.pairs.empty() ? 0 : demand_.pairs[a * experts_ + b];
   }
@@ -127,7 +146,7 @@ class MovingPlan {
     near_node_.assign(knows_pairs() ? experts_ * nodes_ : 0, 0.0);
     for (const PlacedCopy& copy : copies_) {
       ++copies_of_rank_[rank_of(copy)];
-      rank_load_[rank_of(copy)] += share(expert_of(copy));
+      add_load(rank_of(copy), expert_of(copy), 1);
       add_near(copy, 1);
     }
     together_rank_ = together_node_ = 0;
@@ -153,36 +172,45 @@ class MovingPlan {
   }
 
   void update_largest() {
-    largest_ = {};
-    for (std::size_t r = 0; r < ranks_; ++r) {
-      Largest next{rank_load_[r], r};
-      for (Largest& kept : largest_)
-        if (next.load > kept.load) std::swap(next, kept);
+    largest_sum_ = 0;
+    for (std::size_t s = 0; s < steps_; ++s) {
+      largest_[s] = {};
+      for (std::size_t r = 0; r < ranks_; ++r) {
+        Largest next{rank_load_[r * steps_ + s], r};
+        for (Largest& kept : largest_[s])
+          if (next.load > kept.load) std::swap(next, kept);
+      }
+      largest_sum_ += largest_[s][0].load;
     }
     squares_ = std::inner_product(rank_load_.begin(), rank_load_.end(), rank_load_.begin(), 0.0);
-    objective_ = scaled(largest_[0].load, together_rank_, together_node_);
+    objective_ = scaled(largest_sum_, together_rank_, together_node_);
   }
 
-  double scaled(double largest, double together_rank, double together_node) const {
-    return largest * scale_.per_load + scale_.constant - together_rank * scale_.per_rank_pair -
+  double scaled(double largest_sum, double together_rank, double together_node) const {
+    return largest_sum * scale_.per_load + scale_.constant - together_rank * scale_.per_rank_pair -
            together_node * scale_.per_node_pair;
   }
 
-  double largest_but(std::size_t r, std::size_t q) const {
-    for (const Largest& kept : largest_)
+  double largest_but(std::size_t step, std::size_t r, std::size_t q) const {
+    for (const Largest& kept : largest_[step])
       if (kept.rank != r && kept.rank != q) return kept.load;
     return 0;
   }
 
-  /// Whether a change that adds `shift` to rank q, takes it from r, and adds to the pairs together, is for the better.
-  bool is_better(std::size_t r, std::size_t q, double shift, double more_on_rank, double more_on_node) const {
-    const double at_r = rank_load_[r] - shift;
-    const double at_q = rank_load_[q] + shift;
-    const double after =
-        scaled(std::max({at_r, at_q, largest_but(r, q)}), together_rank_ + more_on_rank, together_node_ + more_on_node);
-    if (after < objective_ - kLeastGain) return true;
-    const double squares = at_r * at_r + at_q * at_q - rank_load_[r] * rank_load_[r] - rank_load_[q] * rank_load_[q];
-    return after < objective_ + kLeastGain && squares < -1e-9 * squares_;
+  /// Whether a change that brings a copy of `a` from rank r to q and one of `b`, if any, back, is for the better.
+  bool is_better(std::size_t a, std::optional<std::size_t> b, std::size_t r, std::size_t q,
+                 const PairsTogether& more) const {
+    double largest_sum = 0;
+    double squares = 0;
+    for (std::size_t s = 0; s < steps_; ++s) {
+      const double shift = share(a, s) - (b ? share(*b, s) : 0);
+      const double from = rank_load_[r * steps_ + s];
+      const double to = rank_load_[q * steps_ + s];
+      largest_sum += std::max({from - shift, to + shift, largest_but(s, r, q)});
+      squares += 2 * shift * (shift - from + to);
+    }
+    const double after = scaled(largest_sum, together_rank_ + more.on_rank, together_node_ + more.on_node);
+    return after < objective_ - kLeastGain || (after < objective_ + kLeastGain && squares < -1e-9 * squares_);
   }
 
   /// What changing a copy's place to rank q adds to the pairs together.
@@ -199,24 +227,22 @@ class MovingPlan {
     const PairsTogether more = gain(copy, rank);
     together_rank_ += more.on_rank;
     together_node_ += more.on_node;
-    const double load = share(expert_of(copy));
     add_near(copy, -1);
     held_[place(copy)] = 0;
     --copies_of_rank_[rank_of(copy)];
-    rank_load_[rank_of(copy)] -= load;
+    add_load(rank_of(copy), expert_of(copy), -1);
     copy.rank = static_cast<std::int32_t>(rank);
     add_near(copy, 1);
     held_[place(copy)] = 1;
     ++copies_of_rank_[rank];
-    rank_load_[rank] += load;
+    add_load(rank, expert_of(copy), 1);
   }
 
   bool try_move(std::size_t i, std::int32_t rank) {
     const PlacedCopy copy = copies_[i];
     const auto to = static_cast<std::size_t>(rank);
     if (rank == copy.rank || copies_of_rank_[to] >= room_ || held_[expert_of(copy) * ranks_ + to] != 0) return false;
-    const PairsTogether more = gain(copy, to);
-    if (!is_better(rank_of(copy), to, share(expert_of(copy)), more.on_rank, more.on_node)) return false;
+    if (!is_better(expert_of(copy), std::nullopt, rank_of(copy), to, gain(copy, to))) return false;
     put(i, to);
     update_largest();
     return true;
@@ -243,21 +269,21 @@ class MovingPlan {
     // Both gains count the two together where one arrives and the other leaves.
     const double both = 2 * pair(expert_of(a), expert_of(b)) / n_copies_[expert_of(a)] / n_copies_[expert_of(b)];
     const bool one_node = task_.node_of(a.rank) == task_.node_of(b.rank);
-    if (!is_better(rank_of(a), rank_of(b), share(expert_of(a)) - share(expert_of(b)),
-                   of_a.on_rank + of_b.on_rank - both, of_a.on_node + of_b.on_node - (one_node ? 0 : both)))
+    if (!is_better(expert_of(a), expert_of(b), rank_of(a), rank_of(b),
+                   {of_a.on_rank + of_b.on_rank - both, of_a.on_node + of_b.on_node - (one_node ? 0 : both)}))
       return false;
     swap(i, j);
     return true;
   }
 
-  /// A copy that is not its expert's only one becomes one of an expert of the most loaded rank.
+  /// A copy that is not its expert's only one becomes one of an expert of a rank that is the most loaded in some step.
   bool try_conversions(std::size_t i) {
     const std::size_t from = expert_of(copies_[i]);
     const std::size_t rank = rank_of(copies_[i]);
     for (std::size_t to = 0; to < experts_; ++to) {
       if (n_copies_[from] < 2) return false;
-      if (held_[to * ranks_ + largest_[0].rank] == 0 || held_[to * ranks_ + rank] != 0) continue;
-      if (largest_if_converted(i, to) > largest_[0].load * (1 + kLeastGain)) continue;
+      if (held_[to * ranks_ + rank] != 0 || !lies_on_a_largest(to)) continue;
+      if (largest_sum_if_converted(i, to) > largest_sum_ * (1 + kLeastGain)) continue;
       const double objective = objective_;
       const double squares = squares_;
       convert(i, to);
@@ -268,17 +294,27 @@ class MovingPlan {
     }
     return false;
   }
-  double largest_if_converted(std::size_t i, std::size_t to) const {
+  bool lies_on_a_largest(std::size_t expert) const {
+    return std::any_of(largest_.begin(), largest_.end(),
+                       [&](const auto& of_step) { return held_[expert * ranks_ + of_step[0].rank] != 0; });
+  }
+  double largest_sum_if_converted(std::size_t i, std::size_t to) const {
     const std::size_t from = expert_of(copies_[i]);
-    std::vector<double> load = rank_load_;
-    const auto shift = [&](std::size_t expert, int copies) {
-      for (std::size_t r = 0; r < ranks_; ++r)
-        if (held_[expert * ranks_ + r] != 0) load[r] += demand_.load[expert] / copies - share(expert);
-    };
-    shift(from, n_copies_[from] - 1);
-    shift(to, n_copies_[to] + 1);
-    load[rank_of(copies_[i])] += demand_.load[to] / (n_copies_[to] + 1) - demand_.load[from] / (n_copies_[from] - 1);
-    return *std::max_element(load.begin(), load.end());
+    double sum = 0;
+    for (std::size_t s = 0; s < steps_; ++s) {
+      const double of_from = load_[from * steps_ + s] / (n_copies_[from] - 1);
+      const double of_to = load_[to * steps_ + s] / (n_copies_[to] + 1);
+      double largest = 0;
+      for (std::size_t r = 0; r < ranks_; ++r) {
+        double load = rank_load_[r * steps_ + s];
+        if (held_[from * ranks_ + r] != 0) load += of_from - share(from, s);
+        if (held_[to * ranks_ + r] != 0) load += of_to - share(to, s);
+        if (r == rank_of(copies_[i])) load += of_to - of_from;
+        largest = std::max(largest, load);
+      }
+      sum += largest;
+    }
+    return sum;
   }
   void convert(std::size_t i, std::size_t to) {
     PlacedCopy& copy = copies_[i];
@@ -298,18 +334,19 @@ class MovingPlan {
   const LayerDemand& demand_;
   const PlacementTask& task_;
   const Scale& scale_;
-  std::size_t experts_, ranks_, nodes_;
+  std::size_t experts_, ranks_, nodes_, steps_;
   int room_;
+  std::vector<double> load_;  // [E, S]
   std::vector<PlacedCopy> copies_;
   std::vector<int> n_copies_;        // [E]
   std::vector<std::uint8_t> held_;   // [E, R] whether the rank has a copy
   std::vector<int> copies_of_rank_;  // [R]
-  std::vector<double> rank_load_;    // [R]
+  std::vector<double> rank_load_;    // [R, S]
   std::vector<double> near_rank_;    // [E, R]
   std::vector<double> near_node_;    // [E, nodes]
   double together_rank_ = 0, together_node_ = 0;
-  std::array<Largest, 3> largest_;  // ranks of largest load, descending: enough to leave two out
-  double squares_ = 0, objective_ = 0;
+  std::vector<std::array<Largest, 3>> largest_;  // [S] ranks of largest load, descending: enough to leave two out
+  double largest_sum_ = 0, squares_ = 0, objective_ = 0;
 };
 
 /// Branch and bound over all plans: experts in order of load, each given every set of ranks that it may have.
@@ -322,12 +359,13 @@ class ExactSearch {
         nodes_left_(most_nodes),
         plan_(demand.load.size()),
         held_(static_cast<std::size_t>(task.ranks), 0),
-        rank_load_(held_.size(), 0),
+        rank_load_(n_steps(demand), std::vector<double>(held_.size(), 0)),
         order_(demand.load.size()) {
     std::iota(order_.begin(), order_.end(), std::size_t{0});
     std::stable_sort(order_.begin(), order_.end(),
                      [&](std::size_t a, std::size_t b) { return demand.load[a] > demand.load[b]; });
-    least_load_ = least_largest_load(demand.load, task);
+    for (std::size_t s = 0; s < rank_load_.size(); ++s)
+      least_load_.push_back(least_largest_load(step_load(demand, s), task));
   }
 
   /// A plan whose objective is below `best`, the best there is, or nothing when there is none. complete() says whether
@@ -344,8 +382,10 @@ class ExactSearch {
   void place(std::size_t place_, int replicas_left, double apart) {
     if (place_ == order_.size()) {
       if (replicas_left > 0) return;
-      const double largest = *std::max_element(rank_load_.begin(), rank_load_.end());
-      const double objective = largest * scale_.per_load + apart;
+      double largest_sum = 0;
+      for (const std::vector<double>& of_step : rank_load_)
+        largest_sum += *std::max_element(of_step.begin(), of_step.end());
+      const double objective = largest_sum * scale_.per_load + apart;
       if (objective >= best_) return;
       best_ = objective;
       found_ = plan_;
@@ -387,27 +427,30 @@ class ExactSearch {
   void visit(std::size_t place_, int replicas_left, double apart) {
     const std::size_t expert = order_[place_];
     const std::vector<std::int32_t>& ranks = plan_[expert];
-    const double share = demand_.load[expert] / static_cast<double>(ranks.size());
-    double largest = least_load_;
-    for (const double load : rank_load_) largest = std::max(largest, load);
-    for (const std::int32_t rank : ranks)
-      largest = std::max(largest, rank_load_[static_cast<std::size_t>(rank)] + share);
+    add_load(expert, 1);
+    double largest_sum = 0;
+    for (std::size_t s = 0; s < rank_load_.size(); ++s)
+      largest_sum += std::max(least_load_[s], *std::max_element(rank_load_[s].begin(), rank_load_[s].end()));
     for (std::size_t before = 0; before < place_ && scale_.constant > 0; ++before) {
       const std::size_t other = order_[before];
       const PairsTogether together = copies_together(ranks, plan_[other], task_);
       const double pair = demand_.pairs[expert * plan_.size() + other];
       apart += pair * (scale_.per_rank_pair * (1 - together.on_rank) + scale_.per_node_pair * (1 - together.on_node));
     }
-    if (largest * scale_.per_load + apart >= best_) return;
-    for (const std::int32_t rank : ranks) {
-      rank_load_[static_cast<std::size_t>(rank)] += share;
-      ++held_[static_cast<std::size_t>(rank)];
+    if (largest_sum * scale_.per_load + apart < best_) {
+      for (const std::int32_t rank : ranks) ++held_[static_cast<std::size_t>(rank)];
+      place(place_ + 1, replicas_left, apart);
+      for (const std::int32_t rank : ranks) --held_[static_cast<std::size_t>(rank)];
     }
-    place(place_ + 1, replicas_left, apart);
-    for (const std::int32_t rank : ranks) {
-      rank_load_[static_cast<std::size_t>(rank)] -= share;
-      --held_[static_cast<std::size_t>(rank)];
-    }
+    add_load(expert, -1);
+  }
+
+  void add_load(std::size_t expert, double sign) {
+    const std::vector<std::int32_t>& ranks = plan_[expert];
+    for (std::size_t s = 0; s < rank_load_.size(); ++s)
+      for (const std::int32_t rank : ranks)
+        rank_load_[s][static_cast<std::size_t>(rank)] +=
+            sign * step_load(demand_, s)[expert] / static_cast<double>(ranks.size());
   }
 
   const LayerDemand& demand_;
@@ -415,10 +458,10 @@ class ExactSearch {
   const Scale& scale_;
   std::uint64_t nodes_left_;
   LayerPlan plan_;
-  std::vector<int> held_;          // [R]
-  std::vector<double> rank_load_;  // [R]
+  std::vector<int> held_;                       // [R]
+  std::vector<std::vector<double>> rank_load_;  // [S] of [R]
   std::vector<std::size_t> order_;
-  double least_load_ = 0;
+  std::vector<double> least_load_;  // [S]
   double best_ = 0;
   std::optional<LayerPlan> found_;
 };
@@ -458,11 +501,21 @@ PairsTogether pairs_together(const LayerPlan& plan, const LayerDemand& demand, c
 double placement_objective(const LayerPlan& plan, const LayerDemand& demand, const PlacementTask& task,
                            const ObjectiveWeights& weights) {
   const Scale scale(demand, task, weights);
-  const std::vector<double> loads = rank_loads(plan, demand.load, task.ranks);
-  const double balance = *std::max_element(loads.begin(), loads.end()) * scale.per_load;
+  double largest_sum = 0;
+  for (std::size_t s = 0; s < n_steps(demand); ++s) {
+    const std::vector<double> loads = rank_loads(plan, step_load(demand, s), task.ranks);
+    largest_sum += *std::max_element(loads.begin(), loads.end());
+  }
+  const double balance = largest_sum * scale.per_load;
   if (scale.constant == 0) return balance;
   const PairsTogether together = pairs_together(plan, demand, task);
   return balance + weights.ranks * (1 - together.on_rank) + weights.nodes * (1 - together.on_node);
+}
+
+double least_balance(const LayerDemand& demand, const PlacementTask& task) {
+  double sum = 0;
+  for (std::size_t s = 0; s < n_steps(demand); ++s) sum += least_largest_load(step_load(demand, s), task);
+  return sum * Scale(demand, task, {}).per_load;
 }
 
 SearchResult search_placement(const LayerDemand& demand, const PlacementTask& task, const ObjectiveWeights& weights,
@@ -494,7 +547,7 @@ SearchResult search_placement(const LayerDemand& demand, const PlacementTask& ta
   }
   result.objective = placement_objective(result.plan, demand, task, weights);
   // No pair apart, and no load above what every plan has somewhere.
-  if (result.objective <= least_largest_load(demand.load, task) * scale.per_load + kLeastGain) result.exact = true;
+  if (result.objective <= least_balance(demand, task) + kLeastGain) result.exact = true;
   return result;
 }
 

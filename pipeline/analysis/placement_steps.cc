@@ -87,6 +87,7 @@ std::vector<double> rank_seconds(std::span<const std::uint32_t> slots, const Lay
   for (std::size_t e = 0; e < plan.size(); ++e)
     for (std::size_t c = 0; c < plan[e].size() && c < slots[e]; ++c)  // fewer slots than copies: not all are used
       seconds[static_cast<std::size_t>(plan[e][c])] += cost.per_expert;
+  for (double& s : seconds) s = std::max(0.0, s);  // a line fitted to larger loads may be below at small ones
   return seconds;
 }
 
@@ -236,6 +237,16 @@ StepSlots recorded_steps(const std::filesystem::path& run, const std::optional<s
     add_dispatch(segment, segments.corpora[s], steps);
   }
   return steps;
+}
+
+void add_steps(const StepSlots& steps, std::size_t most, std::vector<LayerDemand>& layers) {
+  const std::size_t kept = std::min(most, steps.steps());
+  for (std::size_t l = 0; l < layers.size(); ++l)
+    for (std::size_t i = 0; i < kept; ++i) {
+      const std::span<const std::uint32_t> slots = steps.at(i * steps.steps() / kept, l);
+      if (std::any_of(slots.begin(), slots.end(), [](std::uint32_t n) { return n > 0; }))
+        layers[l].steps.insert(layers[l].steps.end(), slots.begin(), slots.end());
+    }
 }
 
 RoutedTokens read_routed_tokens(const std::filesystem::path& run, const std::optional<std::string>& corpus,

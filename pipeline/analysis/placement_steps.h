@@ -30,6 +30,10 @@ struct StepSlots {
 /// the folder holds no run, or one that no ranks routed.
 StepSlots recorded_steps(const std::filesystem::path& run, const std::optional<std::string>& corpus);
 
+/// Gives each layer's demand `most` of the steps, evenly spaced, or all when there are fewer; those without slots are
+/// left out.
+void add_steps(const StepSlots& steps, std::size_t most, std::vector<LayerDemand>& layers);
+
 /// Experts of a run's tokens, in corpus order.
 struct RoutedTokens {
   int top_k = 0;

@@ -163,6 +163,28 @@ class Place(support.TestCase):
                     self.assertAlmostEqual(file[f"placement/replayed_{name}"][m, l], value / n, places=10, msg=name)
                 self.assertAlmostEqual(file["placement/replayed_received_max_over_mean"][m, l], np.mean(received), places=10)
 
+    def test_steps_that_search_balances(self):
+        run = self.route()
+        balance = {}
+        for n in (0, 8, 10000):
+            path, plan, _ = self.place(run, "--replicas", 4, "--fit-steps", n, "--rank-weight", 0, "--node-weight", 0)
+            with h5py.File(run / "routing.h5") as record, h5py.File(path) as file:
+                steps = record["dispatch/expert_slots"][:].astype(float)
+                kept = min(n, len(steps))
+                chosen = steps[[i * len(steps) // kept for i in range(kept)]] if n else steps.sum(0, keepdims=True)
+                self.assertGreater(len(steps), 16)
+                m = file["placement/chosen"][()]
+                for l in range(L):
+                    load = loads_of(plan[l], chosen[:, l], 4)
+                    self.assertAlmostEqual(file["placement/objective"][m, l], load.max(1).sum() / load.mean(1).sum(), places=10)
+                balance[n] = file["placement/steps_balancedness_ratio"][m].mean()
+                greedy_balance = file["placement/steps_balancedness_ratio"][file["placement/method_name"].asstr()[:].tolist().index("greedy")].mean()
+        self.assertGreater(balance[10000], balance[0])
+        self.assertGreater(balance[10000], greedy_balance)
+        done = support.run("place", run / "stats.h5", "--ranks", 2, "--fit-steps", 3)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--fit-steps", done.stderr)
+
     def test_a_run_with_the_plan_does_what_was_said(self):
         before = self.route()
         path, plan, _ = self.place(before, ranks=2)

@@ -217,6 +217,30 @@ LayerDemand random_demand(std::size_t experts, std::mt19937_64& random) {
   return demand;
 }
 
+/// Gives each expert's load to steps at random.
+void split_into_steps(LayerDemand& demand, std::size_t steps, std::mt19937_64& random) {
+  const std::size_t experts = demand.load.size();
+  demand.steps.assign(steps * experts, 0);
+  for (std::size_t e = 0; e < experts; ++e)
+    for (int slot = 0; slot < static_cast<int>(demand.load[e]); ++slot)
+      ++demand.steps[random() % (1 + random() % steps) * experts + e];
+}
+
+TEST(Placement, BalanceOfSteps) {
+  // Two experts that are busy in turn are well together, though their sum is large.
+  const LayerDemand demand{{6, 6, 6, 6}, {}, {6, 0, 6, 0, 0, 6, 0, 6}};
+  const PlacementTask task{.ranks = 2};
+  EXPECT_DOUBLE_EQ(placement_objective({{0}, {1}, {0}, {1}}, demand, task, {}), 2);
+  EXPECT_DOUBLE_EQ(placement_objective({{0}, {0}, {1}, {1}}, demand, task, {}), 1);
+  EXPECT_DOUBLE_EQ(least_balance(demand, task), 1);
+  const SearchResult found = search_placement(demand, task, {}, {.exact_nodes = 0});
+  EXPECT_DOUBLE_EQ(found.objective, 1);
+  EXPECT_TRUE(found.exact);
+  // One plan must serve steps [8, 1, 1, 1] and [1, 1, 1, 8]: their best maxima are 9 and 9 of means 5.5.
+  const LayerDemand other{{9, 2, 2, 9}, {}, {8, 1, 1, 1, 1, 1, 1, 8}};
+  EXPECT_DOUBLE_EQ(least_balance(other, task), 18 / 11.0);
+}
+
 TEST(Placement, PairsTogetherOfAKnownPlan) {
   // Tokens: 6 of (0, 1), 3 of (0, 2), 1 of (1, 2).
   const LayerDemand demand{{9, 7, 4}, {0, 6, 3, 6, 0, 1, 3, 1, 0}};
@@ -245,7 +269,8 @@ TEST(Placement, ExactSearchEqualsBruteForceAndLocalSearchComesNear) {
                                                           {4, {.ranks = 3, .replicas = 3, .experts_per_rank = 4}}})
     for (const ObjectiveWeights weights : {ObjectiveWeights{0, 0}, ObjectiveWeights{0.1, 0.3}, ObjectiveWeights{3, 5}})
       for (int draw = 0; draw < 4; ++draw) {
-        const LayerDemand demand = random_demand(experts, random);
+        LayerDemand demand = random_demand(experts, random);
+        if (draw % 2 == 1) split_into_steps(demand, 3, random);
         double best = 1e300;
         double others = 1e300;
         for_every_plan(task, experts, [&](const LayerPlan& plan) {
@@ -261,6 +286,7 @@ TEST(Placement, ExactSearchEqualsBruteForceAndLocalSearchComesNear) {
         ASSERT_TRUE(exact.exact);
         EXPECT_NEAR(exact.objective, best, 1e-9);
         EXPECT_NEAR(exact.objective, placement_objective(exact.plan, demand, task, weights), 1e-12);
+        EXPECT_LE(least_balance(demand, task), best + 1e-9);
         EXPECT_LE(local.objective, others + 1e-12);
         EXPECT_GE(local.objective, best - 1e-9);
         equal += local.objective < best + 1e-9 ? 1 : 0;
