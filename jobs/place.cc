@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <numeric>
@@ -13,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "io/durable.h"
+#include "io/placement_file.h"
 #include "io/routing_reader.h"
 #include "io/stats_file.h"
 #include "jobs/command.h"
@@ -196,13 +197,6 @@ bool has_steps(const Source& source) {
 }
 bool has_rows(const Source& source) { return RoutingReader(*source.run / "routing.h5").level() != RecordLevel::counts; }
 
-void write_text(const std::filesystem::path& path, const std::string& text) {
-  std::ofstream out(path);
-  out << text;
-  out.close();
-  if (!out) throw Error("cannot write", path.string(), "check that the folder is writable and the disk has room");
-}
-
 void require_folder(const OptionParser& parser, const char* option) {
   if (!parser.has(option)) return;
   const std::filesystem::path path = std::filesystem::absolute(parser.get<std::string>(option));
@@ -276,8 +270,8 @@ class PlaceJob {
 
   void write() const {
     if (parser_.has("placement"))
-      write_text(parser_.get<std::string>("placement"),
-                 placement_text(methods_[chosen_place_].placement.layers, task_.ranks));
+      write_whole(parser_.get<std::string>("placement"),
+                  to_placement_json(as_placement(methods_[chosen_place_].placement.layers, task_.ranks)));
     if (!parser_.has("output")) return;
     Experiment experiment;
     experiment.kind = simulation_ ? "simulation" : "placement";

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
+#include <utility>
 
 #include "parallel/error.h"
 
@@ -133,15 +133,10 @@ std::vector<int> copies_of_ranks(const LayerPlan& plan, int ranks) {
   return copies;
 }
 
-std::string placement_text(std::span<const LayerPlan> layers, int ranks) {
-  nlohmann::json rows = nlohmann::json::array();
-  for (const LayerPlan& plan : layers) {
-    nlohmann::json row = nlohmann::json::array();
-    for (const std::vector<std::int32_t>& of_expert : plan)
-      row.push_back(of_expert.size() == 1 ? nlohmann::json(of_expert.front()) : nlohmann::json(of_expert));
-    rows.push_back(std::move(row));
-  }
-  return nlohmann::json{{"n_ranks", ranks}, {"rank_of_expert", std::move(rows)}}.dump() + "\n";
+ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks) {
+  std::vector<LayerPlacement> placements;
+  for (const LayerPlan& plan : layers) placements.emplace_back(plan, ranks, CopyRule::by_token);
+  return ExpertPlacement(std::move(placements));
 }
 
 }  // namespace switchyard

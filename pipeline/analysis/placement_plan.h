@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "parallel/expert_placement.h"
+
 namespace switchyard {
 
 /// Ranks of each expert of one MoE layer, [E]: one entry for each copy, distinct, ascending, at least one. A token that
@@ -47,8 +49,7 @@ std::vector<double> rank_loads(const LayerPlan& plan, std::span<const double> lo
 /// [R] copies on each rank.
 std::vector<int> copies_of_ranks(const LayerPlan& plan, int ranks);
 
-/// Text of a placement file, what `route --placement` reads: {"rank_of_expert": [[0, [1, 3], 2, ...], ...], "n_ranks":
-/// R}, a row for each MoE layer, a rank for an expert of one copy, a list for one of several.
-std::string placement_text(std::span<const LayerPlan> layers, int ranks);
+/// The same as a run takes it. Every layer has as many copies.
+ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks);
 
 }  // namespace switchyard

@@ -12,6 +12,7 @@
 #include "io/routing_writer.h"
 #include "io/run_folder.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/dispatch_values.h"
 #include "pipeline/analysis/metrics.h"
 #include "pipeline/analysis/resampling.h"
 #include "pipeline/route_loop.h"
@@ -44,21 +45,16 @@ CorpusSegments segments_of(const std::filesystem::path& run, const std::optional
   return segments;
 }
 
-template <typename T>
-std::vector<T> column(const RoutingReader& segment, const char* path) {
-  return std::get<std::vector<T>>(segment.read_bare(path).values);
-}
-
 void add_dispatch(const RoutingReader& segment, const std::string& corpus, StepSlots& steps) {
-  const Table table = segment.read_bare("/dispatch/expert_slots");
-  const auto& slots = std::get<std::vector<std::uint32_t>>(table.values);
-  const auto logical = column<std::uint16_t>(segment, "/dispatch/logical");
-  const auto block = column<std::uint64_t>(segment, "/dispatch/block");
-  const std::size_t physical = table.shape.at(2);
+  DispatchValues dispatch(segment);
+  const auto& slots = dispatch.values<std::uint32_t>("expert_slots");
+  const auto& logical = dispatch.values<std::uint16_t>("logical");
+  const auto& block = dispatch.values<std::uint64_t>("block");
+  const std::size_t physical = dispatch.shape("expert_slots").at(2);
   steps.block.insert(steps.block.end(), block.begin(), block.end());
   steps.datasets.insert(steps.datasets.end(), block.size(), corpus);
   const std::size_t before = steps.slots.size();
-  steps.slots.resize(before + table.shape.at(0) * steps.layers * steps.experts, 0);
+  steps.slots.resize(before + block.size() * steps.layers * steps.experts, 0);
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const std::size_t layer = i / physical % steps.layers;
     const auto expert = static_cast<std::size_t>(logical.at(layer * physical + i % physical));
@@ -129,7 +125,7 @@ LayerBalance balance_of_layer(const StepSlots& steps, std::size_t layer, const L
   balance.imbalance_p90 = sorted_quantile(imbalance, 0.9);
   balance.imbalance_p99 = sorted_quantile(imbalance, 0.99);
   balance.imbalance_max = imbalance.back();
-  balance.straggler_share = waited / slowest;
+  balance.straggler_share = slowest > 0 ? waited / slowest : 0;  // by a cost model, small steps may take no time
   return balance;
 }
 

@@ -6,18 +6,11 @@
 #include <type_traits>
 
 #include "pipeline/analysis/metrics.h"
+#include "pipeline/analysis/rank_matrix.h"
 #include "pipeline/model/step_times.h"
 
 namespace switchyard {
 namespace {
-
-/// A matrix of `columns` columns with zeros added to reach n_rows x n_columns.
-std::vector<std::uint64_t> widened(const std::vector<std::uint64_t>& matrix, std::size_t columns, std::size_t n_rows,
-                                   std::size_t n_columns) {
-  std::vector<std::uint64_t> wide(n_rows * n_columns, 0);
-  for (std::size_t i = 0; i < matrix.size(); ++i) wide[i / columns * n_columns + i % columns] = matrix[i];
-  return wide;
-}
 
 /// When each step was: kUnitsPerBlock units for every block, of which its steps take equal parts. Depends on the
 /// blocks alone, so that segments of a restarted run line up.

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "pipeline/analysis/cost_model.h"
+#include "pipeline/analysis/rank_matrix.h"
 #include "pipeline/model/step_times.h"
 
 namespace switchyard {
@@ -27,14 +28,6 @@ constexpr std::array<Sum, 5> kSums = {
      {"layer_combine_wait_seconds", &RankTime::Seconds::combine_wait,
       "from the sending of the rank's results to that of the last rank's, as far as it waited"}}};
 
-/// A matrix of `columns` columns with zeros added to reach n_columns.
-template <typename T>
-std::vector<T> widened(const std::vector<T>& matrix, std::size_t columns, std::size_t n_columns, std::size_t rows) {
-  std::vector<T> wide(rows * n_columns, T{});
-  for (std::size_t i = 0; i < matrix.size(); ++i) wide[i / columns * n_columns + i % columns] = matrix[i];
-  return wide;
-}
-
 /// One layer of one step, by rank.
 struct LayerStep {
   std::vector<double> slots, experts;  // slots, and experts with a slot
@@ -54,9 +47,9 @@ RankTime::RankTime(int n_layers, int n_experts)
 void RankTime::make_room(std::size_t n_ranks) {
   if (n_ranks <= ranks) return;
   const auto n_layers = static_cast<std::size_t>(layers);
-  for (const Sum& sum : kSums) seconds.*sum.member = widened(seconds.*sum.member, ranks, n_ranks, n_layers);
-  straggler_by_rank = widened(straggler_by_rank, ranks, n_ranks, n_layers);
-  slowest_steps = widened(slowest_steps, ranks, n_ranks, n_layers);
+  for (const Sum& sum : kSums) seconds.*sum.member = widened(seconds.*sum.member, ranks, n_layers, n_ranks);
+  straggler_by_rank = widened(straggler_by_rank, ranks, n_layers, n_ranks);
+  slowest_steps = widened(slowest_steps, ranks, n_layers, n_ranks);
   cost_sums.resize(n_ranks * kCostSums, 0);
   ranks = n_ranks;
 }
@@ -165,7 +158,7 @@ std::vector<Table> rank_time_tables(const std::vector<const RankTime*>& datasets
     tables.push_back({"/ranks/" + name, std::move(dimensions), std::move(shape), std::move(values), units, long_name});
   };
   const auto wide = [&](const RankTime& time, const auto& matrix) {
-    return widened(matrix, time.ranks, n_ranks, n_layers);
+    return widened(matrix, time.ranks, n_layers, n_ranks);
   };
   add("timed_steps", {}, {}, "1", "steps whose parts were timed",
       [](const RankTime& t) { return std::vector<std::uint64_t>{t.steps}; });

@@ -53,6 +53,15 @@ class Report(support.TestCase):
         }})()""")
         self.assertTrue(found, f"{figure}: {label} = {value}")
 
+    def assert_figures_answer(self, figures):
+        """Each is drawn, and tells a number of what the arrow keys choose."""
+        for name in figures:
+            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(self.browser.evaluate(f"switchyard.figures['{name}'].svg()")).iter())), 5, name)
+            self.browser.evaluate(f"document.getElementById('{name}').focus()")
+            self.browser.key("ArrowRight")
+            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
+            self.browser.key("Escape")
+
     def assert_sound(self):
         self.assertEqual(self.browser.complaints, [])
         text = self.browser.evaluate("document.body.innerText")
@@ -410,12 +419,7 @@ class Report(support.TestCase):
                 np.testing.assert_array_equal([int(r[f"expert{j + 1}"]) for r in rows], probe["tokens_shown/expert"][20:, :, j].ravel())
                 np.testing.assert_array_equal([np.float32(r[f"weight{j + 1}"]) for r in rows], probe["tokens_shown/weight"][20:, :, j].ravel())
             self.assertEqual([r["token"].replace("␣", "\u2581") for r in rows[::3]], probe["tokens_shown/piece"].asstr()[20:].tolist())
-        for name in figures:
-            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(self.browser.evaluate(f"switchyard.figures['{name}'].svg()")).iter())), 5, name)
-            self.browser.evaluate(f"document.getElementById('{name}').focus()")
-            self.browser.key("ArrowRight")
-            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
-            self.browser.key("Escape")
+        self.assert_figures_answer(figures)
         self.assert_sound()
         self.switchyard("report", self.route(ranks=1, corpora=("only",)), file, "-o", page, "--quiet")
         self.open(page)
@@ -470,12 +474,7 @@ class Report(support.TestCase):
                     self.assertAlmostEqual(float(row[measure]), found[f"simulation/{measure}"][m, r, s].mean(), places=5)
             self.choose("simulation-ranks", "Measure", "straggler_share")
         self.assert_sound()
-        for name in figures:
-            self.assertGreater(len(list(xml.etree.ElementTree.fromstring(self.browser.evaluate(f"switchyard.figures['{name}'].svg()")).iter())), 5, name)
-            self.browser.evaluate(f"document.getElementById('{name}').focus()")
-            self.browser.key("ArrowRight")
-            self.assertRegex(self.browser.evaluate(f"document.querySelector('#{name} .readout').textContent"), r"\d", name)
-            self.browser.key("Escape")
+        self.assert_figures_answer(figures)
         self.switchyard("place", run / "stats.h5", "--ranks", 2, "-o", place, "--quiet")
         self.switchyard("report", place, "-o", page, "--quiet")
         self.open(page)

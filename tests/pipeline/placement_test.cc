@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 
+#include "io/placement_file.h"
 #include "parallel/error.h"
 #include "pipeline/analysis/placement_figures.h"
 #include "pipeline/analysis/placement_methods.h"
@@ -421,7 +422,7 @@ TEST(Placement, WhatCannotBeIsNamed) {
 }
 
 TEST(Placement, TextOfAFile) {
-  EXPECT_EQ(placement_text(std::vector<LayerPlan>{{{0}, {1, 3}, {2}}, {{1, 2}, {0}, {3}}}, 4),
+  EXPECT_EQ(to_placement_json(as_placement(std::vector<LayerPlan>{{{0}, {1, 3}, {2}}, {{1, 2}, {0}, {3}}}, 4)),
             "{\"n_ranks\":4,\"rank_of_expert\":[[0,[1,3],2],[[1,2],0,3]]}\n");
 }
 
