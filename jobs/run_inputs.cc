@@ -46,7 +46,8 @@ void add_run_options(OptionParser& parser) {
       "or, "
       "for an expert with copies, lists of ranks (`place` makes such files)");
   add("copies", po::value<std::string>()->default_value("token"),
-      "which copy of an expert a token goes to: token, its number modulo the copies; local, the copy on its own rank "
+      "which copy of an expert a token goes to: token, its number plus its rank's, modulo the copies; local, the copy "
+      "on its own rank "
       "if "
       "there is one");
   add("stage-to", po::value<std::string>()->value_name("DIR"),

@@ -75,7 +75,7 @@ std::size_t LayerPlacement::copy_for(int expert, std::size_t copies, std::int64_
     const auto local = std::ranges::find(ranks, source_rank);
     if (local != ranks.end()) return static_cast<std::size_t>(local - ranks.begin());
   }
-  return static_cast<std::size_t>(token) % copies;
+  return (static_cast<std::size_t>(token) + static_cast<std::size_t>(source_rank)) % copies;
 }
 
 ExpertPlacement ExpertPlacement::contiguous(int n_layers, int n_experts, int n_ranks) {

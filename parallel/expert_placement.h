@@ -11,7 +11,7 @@ namespace switchyard {
 /// Which copy of a replicated expert a slot goes to. Both depend on the slot alone, so that no result depends on
 /// timing.
 enum class CopyRule : std::uint8_t {
-  by_token,     // copy t mod n for the t-th token of a rank's step: n equal parts
+  by_token,     // copy (t + r) mod n for the t-th token of rank r's step: n equal parts, also over ranks of few tokens
   local_first,  // the copy on the token's own rank where there is one, else as by_token: less traffic, parts may differ
 };
 /// "token" | "local"; throws UsageError naming the choices.

@@ -149,7 +149,7 @@ class Place(support.TestCase):
                     sources = [(t - first) * 4 // (last - first) for t in range(first, last)]
                     for t, source in enumerate(sources, first):
                         number = t - first - sources.index(source)  # on its rank
-                        ranks = [source if local and source in plan[l][e] else plan[l][e][number % len(plan[l][e])] for e in experts[t]]
+                        ranks = [source if local and source in plan[l][e] else plan[l][e][(number + source) % len(plan[l][e])] for e in experts[t]]
                         nodes = [r // 2 for r in ranks]
                         sums["ranks_per_token"] += len(set(ranks))
                         sums["nodes_per_token"] += len(set(nodes))

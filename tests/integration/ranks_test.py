@@ -106,7 +106,7 @@ class Ranks(support.TestCase):
                 copies = np.bincount(logical[0])
                 for i, layer in enumerate(sorted(file["routing"])):
                     expert = file[f"routing/{layer}/expert"][:].astype(int)
-                    copy = number[:, None] % copies[expert]
+                    copy = (number + source)[:, None] % copies[expert]
                     if rule == "local":
                         copy = np.where(copies[expert] == 2, source[:, None], copy)
                     physical = first[expert] + copy

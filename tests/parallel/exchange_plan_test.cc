@@ -30,7 +30,7 @@ struct Row {
 int target_of(int expert, int token, int source, const LayerPlacement& placement, CopyRule rule) {
   const std::vector<std::int32_t> ranks(placement.ranks_of(expert).begin(), placement.ranks_of(expert).end());
   if (rule == CopyRule::local_first && std::ranges::count(ranks, source) == 1) return source;
-  return ranks[static_cast<std::size_t>(token) % ranks.size()];
+  return ranks[static_cast<std::size_t>(token + source) % ranks.size()];
 }
 
 std::vector<Row> all_rows(const std::vector<Ids>& ids_of_rank, int top_k, const LayerPlacement& placement,
@@ -154,7 +154,7 @@ TEST(ExchangePlanTest, CopiesByHand) {
   const std::vector<std::vector<std::int32_t>> ranks = {{0, 1}, {1}};
   const Ids ids = {0, 0, 1, 0, 1, 0};
   EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 1}, LayerPlacement(ranks, 2, CopyRule::by_token), 1),
-              ElementsAre(1, 3, 2));  // tokens 0; 1, 3, 5; 2, 4
+              ElementsAre(3, 1, 2));  // tokens 1, 3, 5; 0; 2, 4
   EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 1}, LayerPlacement(ranks, 2, CopyRule::local_first), 1),
               ElementsAre(0, 4, 2));
 }

@@ -88,10 +88,10 @@ TEST(ExpertPlacementTest, ATokensCopyIsChosenByTheRule) {
   const LayerPlacement local_first(ranks, 4, CopyRule::local_first);
   for (int token = 0; token < 7; ++token)
     for (int rank = 0; rank < 4; ++rank) {
-      EXPECT_EQ(by_token.physical_for(0, token, rank), token % 2);
+      EXPECT_EQ(by_token.physical_for(0, token, rank), (token + rank) % 2);
       EXPECT_EQ(by_token.physical_for(1, token, rank), 2);
-      EXPECT_EQ(by_token.physical_for(2, token, rank), 3 + token % 3);
-      EXPECT_EQ(local_first.physical_for(2, token, rank), rank == 3 ? 3 + token % 3 : 3 + rank);
+      EXPECT_EQ(by_token.physical_for(2, token, rank), 3 + (token + rank) % 3);
+      EXPECT_EQ(local_first.physical_for(2, token, rank), rank == 3 ? 3 + (token + rank) % 3 : 3 + rank);
     }
 }
 
