@@ -261,8 +261,8 @@ int RouteJob::run() {
   log->info("model loaded in {:.2f} s",
             std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
   Recorder recorder(in_.facts, level_, token_tables_, excluded_tokens(),
-                    in_.facts.n_moe_layers() > 0 ? &placement : nullptr, model.row_bytes(), ModelFlops(in_.config),
-                    comm_, generation_.tokens > 0);
+                    in_.facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),
+                    ModelFlops(in_.config), comm_, generation_.tokens > 0);
 
   RouteOptions options;
   options.model = in_.facts;

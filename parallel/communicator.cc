@@ -218,26 +218,34 @@ std::vector<std::vector<std::byte>> Communicator::exchange_bytes(
   SWITCHYARD_MPI(
       MPI_Alltoall(send_sizes.data(), 1, MPI_UINT64_T, receive_sizes.data(), 1, MPI_UINT64_T, handle_->comm));
 
-  // Between two ranks messages keep their order, so that pieces need no numbers.
   std::vector<std::vector<std::byte>> received(n_ranks);
-  std::vector<MPI_Request> requests;
+  std::vector<Outgoing> out;
+  std::vector<Incoming> in;
   for (std::size_t r = 0; r < n_ranks; ++r) {
     received[r].resize(receive_sizes[r]);
-    for (std::size_t begin = 0; begin < received[r].size(); begin += kPieceBytes) {
-      const int count = static_cast<int>(std::min(kPieceBytes, received[r].size() - begin));
-      SWITCHYARD_MPI(MPI_Irecv(received[r].data() + begin, count, MPI_BYTE, static_cast<int>(r), 0, handle_->comm,
-                               &requests.emplace_back()));
-    }
+    out.push_back({static_cast<int>(r), send[r]});
+    in.push_back({static_cast<int>(r), received[r]});
   }
-  for (std::size_t r = 0; r < n_ranks; ++r) {
-    for (std::size_t begin = 0; begin < send[r].size(); begin += kPieceBytes) {
-      const int count = static_cast<int>(std::min(kPieceBytes, send[r].size() - begin));
-      SWITCHYARD_MPI(MPI_Isend(send[r].data() + begin, count, MPI_BYTE, static_cast<int>(r), 0, handle_->comm,
-                               &requests.emplace_back()));
-    }
-  }
-  SWITCHYARD_MPI(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE));
+  exchange(out, in);
   return received;
+}
+
+void Communicator::exchange(std::span<const Outgoing> send, std::span<const Incoming> receive) const {
+  // Between two ranks messages keep their order, so that pieces need no numbers.
+  std::vector<MPI_Request> requests;
+  for (const Incoming& message : receive)
+    for (std::size_t begin = 0; begin < message.bytes.size(); begin += kPieceBytes) {
+      const int count = static_cast<int>(std::min(kPieceBytes, message.bytes.size() - begin));
+      SWITCHYARD_MPI(MPI_Irecv(message.bytes.data() + begin, count, MPI_BYTE, message.rank, 0, handle_->comm,
+                               &requests.emplace_back()));
+    }
+  for (const Outgoing& message : send)
+    for (std::size_t begin = 0; begin < message.bytes.size(); begin += kPieceBytes) {
+      const int count = static_cast<int>(std::min(kPieceBytes, message.bytes.size() - begin));
+      SWITCHYARD_MPI(MPI_Isend(message.bytes.data() + begin, count, MPI_BYTE, message.rank, 0, handle_->comm,
+                               &requests.emplace_back()));
+    }
+  SWITCHYARD_MPI(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE));
 }
 
 }  // namespace switchyard

@@ -60,6 +60,18 @@ class Communicator {
   template <typename T>
   std::vector<std::vector<T>> all_to_all_v(const std::vector<std::vector<T>>& send) const;
 
+  struct Outgoing {
+    int rank;
+    std::span<const std::byte> bytes;
+  };
+  struct Incoming {
+    int rank;
+    std::span<std::byte> bytes;
+  };
+  /// Sends and receives messages of any length whose sizes both sides know. What two ranks send one another arrives in
+  /// the order in which it was sent.
+  void exchange(std::span<const Outgoing> send, std::span<const Incoming> receive) const;
+
   struct Handle;  // MPI_Comm, defined in parallel/mpi_handle.h
   const Handle& handle() const { return *handle_; }
 

@@ -151,6 +151,15 @@ GatedFfn::GatedFfn(TensorView gate, TensorView up, TensorView down_weights, Acti
       down(down_weights),
       activation(of_gate) {}
 
+GatedFfn::GatedFfn(std::int64_t d, std::int64_t d_ff, DType type, Activation of_gate)
+    : gate_up(2 * d_ff, d, type, 2 * half_panel(d_ff, d, type)), down(d, d_ff, type), activation(of_gate) {}
+
+std::vector<std::span<std::byte>> GatedFfn::parts() {
+  std::vector<std::span<std::byte>> parts = gate_up.parts();
+  for (const std::span<std::byte> part : down.parts()) parts.push_back(part);
+  return parts;
+}
+
 Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts) {
   assert(rows_per_expert.size() == experts.size());
   Tensor out(rows.dtype(), rows.rows(), rows.cols());

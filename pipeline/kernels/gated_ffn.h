@@ -19,7 +19,12 @@ class GatedFfn {
   /// gate, up: [d_ff, d]; down: [d, d_ff]; one type.
   GatedFfn(TensorView gate, TensorView up, TensorView down, Activation activation = Activation::silu);
 
+  /// Room for an expert of that shape, which parts() fills.
+  GatedFfn(std::int64_t d, std::int64_t d_ff, DType type, Activation activation);
+
   std::int64_t d_ff() const { return down.n_in(); }
+  /// The memory of its weights, which a rank on a CPU of the same kind can use as it is.
+  std::vector<std::span<std::byte>> parts();
 
   PackedWeights gate_up;  // [2 d_ff, d], each panel: gate's columns, then up's same columns
   PackedWeights down;     // [d, d_ff]

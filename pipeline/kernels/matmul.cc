@@ -68,18 +68,31 @@ std::int64_t PackedWeights::good_panel(std::int64_t n_out, std::int64_t n_in, DT
   return std::min(n_out, ceil_div(even, 64) * 64);
 }
 
-PackedWeights::PackedWeights(TensorView weights, std::int64_t panel)
-    : n_in_(weights.cols()),
-      n_out_(weights.rows()),
-      panel_(panel > 0 ? std::min(panel, weights.rows()) : good_panel(weights.rows(), weights.cols(), weights.dtype())),
-      type_(weights.dtype()),
+PackedWeights::PackedWeights(std::int64_t n_out, std::int64_t n_in, DType type, std::int64_t panel)
+    : n_in_(n_in),
+      n_out_(n_out),
+      panel_(panel > 0 ? std::min(panel, n_out) : good_panel(n_out, n_in, type)),
+      type_(type),
       panels_(std::make_unique<Panels>()) {
+  for (int p = 0; p < n_panels(); ++p)
+    panels_->memories.push_back(packed_memory(TileKernel::get(tile_shape(*this, panel_columns(p), DType::f32))));
+}
+
+PackedWeights::PackedWeights(TensorView weights, std::int64_t panel)
+    : PackedWeights(weights.rows(), weights.cols(), weights.dtype(), panel) {
   for (int p = 0; p < n_panels(); ++p) {
     const std::int64_t begin = p * panel_;
     const std::int64_t columns = panel_columns(p);
-    const TileKernel& kernel = TileKernel::get(tile_shape(*this, columns, DType::f32));
-    panels_->memories.push_back(pack_right(kernel, weights.rows(begin, begin + columns)));
+    pack_right(TileKernel::get(tile_shape(*this, columns, DType::f32)), weights.rows(begin, begin + columns),
+               panels_->memories[static_cast<std::size_t>(p)]);
   }
+}
+
+std::vector<std::span<std::byte>> PackedWeights::parts() {
+  std::vector<std::span<std::byte>> parts;
+  for (const dnnl::memory& memory : panels_->memories)
+    parts.emplace_back(static_cast<std::byte*>(memory.get_data_handle()), memory.get_desc().get_size());
+  return parts;
 }
 
 PackedWeights::~PackedWeights() = default;

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "parallel/tensor.h"
 
@@ -20,6 +22,8 @@ class PackedWeights {
   /// weights: [n_out, n_in], f32 or bf16, which is also what products compute in. panel: output columns of a panel, 0:
   /// a good one. Throws Error when this CPU cannot multiply that type.
   explicit PackedWeights(TensorView weights, std::int64_t panel = 0);
+  /// Room for weights of that shape, which parts() fills.
+  PackedWeights(std::int64_t n_out, std::int64_t n_in, DType type, std::int64_t panel = 0);
   ~PackedWeights();
   PackedWeights(PackedWeights&&) noexcept;
   PackedWeights& operator=(PackedWeights&&) noexcept;
@@ -31,6 +35,9 @@ class PackedWeights {
   /// Output columns of all panels but the last, which may have fewer.
   std::int64_t panel() const { return panel_; }
   std::int64_t panel_columns(int p) const { return p + 1 < n_panels() ? panel_ : n_out_ - panel_ * (n_panels() - 1); }
+
+  /// The memory of each panel, which a rank on a CPU of the same kind can use as it is.
+  std::vector<std::span<std::byte>> parts();
 
   /// Output columns of a panel for that many input columns.
   static std::int64_t good_panel(std::int64_t n_out, std::int64_t n_in, DType type);

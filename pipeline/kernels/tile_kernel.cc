@@ -181,22 +181,21 @@ void TileKernel::execute(Arguments& arguments, const void* left, dnnl_memory_t r
                           "a matmul failed");
 }
 
-memory pack_right(const TileKernel& kernel, TensorView weights) {
+memory packed_memory(const TileKernel& kernel) { return memory(kernel.right_layout(), cpu()); }
+
+void pack_right(const TileKernel& kernel, TensorView weights, memory& packed) {
   const TileShape& s = kernel.shape();
   if (kernel.engine() != Engine::onednn) {
-    memory packed(kernel.right_layout(), cpu());
     pack(s, kernel.engine(), RightLayout::transposed, weights.bytes(),
          static_cast<std::byte*>(packed.get_data_handle()));
-    return packed;
+    return;
   }
   const OneThread one_thread;
   memory plain(memory::desc({s.k, s.n}, type_of(s.in), memory::dims{1, s.k}), cpu(),
                const_cast<std::byte*>(weights.bytes()));
-  memory packed(kernel.right_layout(), cpu());
   dnnl::stream stream = thread_stream();
   dnnl::reorder(plain, packed).execute(stream, plain, packed);
   stream.wait();
-  return packed;
 }
 
 std::byte* thread_scratch(Scratch slot, std::size_t bytes) {

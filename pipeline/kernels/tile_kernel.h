@@ -56,8 +56,10 @@ class TileKernel {
   dnnl::matmul matmul_;
 };
 
-/// Packs a plain [n, k] matrix for `kernel`.
-dnnl::memory pack_right(const TileKernel& kernel, TensorView weights);
+/// Room for a right-hand matrix in `kernel`'s layout.
+dnnl::memory packed_memory(const TileKernel& kernel);
+/// Packs a plain [n, k] matrix for `kernel` into such room.
+void pack_right(const TileKernel& kernel, TensorView weights, dnnl::memory& packed);
 
 /// Uninitialised memory of the calling thread, 64-byte aligned; each slot is one buffer, valid until the thread asks
 /// for that slot again.

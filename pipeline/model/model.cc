@@ -108,7 +108,8 @@ void check_continued(const Batch& batch, const KvCache& cache) {
 struct Model::State {
   ModelConfig config;
   DType type;
-  const ExpertPlacement* placement;
+  ExpertPlacement placement;
+  bool equal_packing_checked = false;
   const Communicator* comm;
   ExpertTransport* transport;
   Weights weights;
@@ -131,7 +132,7 @@ Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const Expe
   const DType type = matmul_type(options.precision);
   state_.reset(new State{.config = config,
                          .type = type,
-                         .placement = &placement,
+                         .placement = placement,
                          .comm = &comm,
                          .transport = &transport,
                          .weights = load_weights(checkpoint, config, placement, comm.rank(), type),
@@ -211,7 +212,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
   stopwatch.lap(Part::router, moe_layer);
 
-  const auto plan = ExchangePlan::make(routing.expert_ids(), placement->layer(moe_layer), *comm);
+  const auto plan = ExchangePlan::make(routing.expert_ids(), placement.layer(moe_layer), *comm);
   Exchange out = transport->start_dispatch(plan, gather_slots(h, plan.pack_order(), config.top_k, type));  // in flight
   stopwatch.lap(Part::dispatch, moe_layer);
   observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded
@@ -262,6 +263,17 @@ Tensor Model::logits(TensorView hidden) const {
 }
 
 const ModelConfig& Model::config() const { return state_->config; }
+
+const ExpertPlacement& Model::placement() const { return state_->placement; }
+
+ExpertMoves Model::move_experts(const ExpertPlacement& placement) {
+  State& s = *state_;
+  check_placement(s.config, placement, s.comm->size());
+  if (!std::exchange(s.equal_packing_checked, true)) require_equal_packing(s.config, s.type, *s.comm);
+  const ExpertMoves moves = switchyard::move_experts(s.weights, s.config, s.placement, placement, s.type, *s.comm);
+  s.placement = placement;
+  return moves;
+}
 
 StepTimes Model::take_times() { return state_->stopwatch.take(); }
 

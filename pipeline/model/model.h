@@ -11,6 +11,7 @@
 #include "parallel/expert_transport.h"
 #include "pipeline/kernels/gated_ffn.h"
 #include "pipeline/model/batch.h"
+#include "pipeline/model/expert_moves.h"
 #include "pipeline/model/kv_cache.h"
 #include "pipeline/model/model_config.h"
 #include "pipeline/model/routing.h"
@@ -35,7 +36,7 @@ struct ModelMemory {
 /// A decoder-only transformer whose routed experts are spread over ranks; everything else is replicated.
 class Model {
  public:
-  /// Reads the replicated part and this rank's experts. `comm`, `transport` and `placement` outlive the model.
+  /// Reads the replicated part and this rank's experts. `comm` and `transport` outlive the model.
   /// Throws Error: a tensor that is missing or of another shape than the configuration says, a placement for another
   /// model or number of ranks, bf16 on a CPU without it.
   Model(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
@@ -67,6 +68,11 @@ class Model {
   Tensor logits(TensorView hidden) const;
 
   const ModelConfig& config() const;
+  /// Where experts are now; lives as long as the model.
+  const ExpertPlacement& placement() const;
+  /// Collective, between two steps. Experts go from rank to rank until they lie as `placement` says; results do not
+  /// change. Throws Error: a placement for another model or number of ranks, ranks on CPUs of several kinds.
+  ExpertMoves move_experts(const ExpertPlacement& placement);
   /// Where the time went since embed, or forward, was called last.
   StepTimes take_times();
   /// Bytes of one dispatched row.

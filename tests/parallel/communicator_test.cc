@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -232,6 +233,31 @@ TEST_F(CommunicatorTest, AllToAllInPieces) {
     const std::string expected = letters(previous, kSeveralPieces);
     EXPECT_TRUE(std::string(received[r].begin(), received[r].end()) == expected);
   }
+}
+
+TEST_F(CommunicatorTest, ExchangesSeveralMessagesOfAPairInTheirOrder) {
+  // Two messages to every rank, also to itself: a long one, and a short one, which could overtake it.
+  const auto text = [](int from, int to, std::size_t length) {
+    return letters(static_cast<std::uint64_t>(10 * from + to), length);
+  };
+  std::vector<std::string> sent;
+  std::vector<std::string> received;
+  for (int other = 0; other < size_; ++other)
+    for (const std::size_t length : {kSeveralPieces / 4, std::size_t{0}, std::size_t{3}}) {
+      sent.push_back(text(rank_, other, length));
+      received.emplace_back(length, ' ');
+    }
+  std::vector<Communicator::Outgoing> out;
+  std::vector<Communicator::Incoming> in;
+  for (std::size_t m = 0; m < sent.size(); ++m) {
+    const int other = static_cast<int>(m / 3);
+    out.push_back({other, std::as_bytes(std::span(sent[m]))});
+    in.push_back({other, std::as_writable_bytes(std::span(received[m]))});
+  }
+  comm_.exchange(out, in);
+  for (std::size_t m = 0; m < received.size(); ++m)
+    EXPECT_TRUE(received[m] == text(static_cast<int>(m / 3), rank_, received[m].size())) << m;
+  comm_.exchange({}, {});
 }
 
 #ifndef NDEBUG

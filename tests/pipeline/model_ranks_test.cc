@@ -1,6 +1,8 @@
 // Run on 1 to 4 ranks: the spread of experts must not change a bit of what is recorded.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "pipeline/model/model.h"
@@ -17,6 +19,7 @@ struct Case {
   const char* transport;
   const char* placement;
   Precision precision;
+  bool moves = false;  // experts change places before each step
 };
 
 class ModelRanks : public ::testing::TestWithParam<Case> {};
@@ -65,6 +68,26 @@ ExpertPlacement make_placement(const std::string& name, const ModelConfig& confi
   return ExpertPlacement(layers);
 }
 
+/// Takes the model to another placement at each step. Returns the experts that moved, which it checks by placements.
+std::int64_t move_on(Model& model, std::int64_t step) {
+  constexpr std::array kNames = {"round-robin", "replicas", "contiguous", "local replicas"};
+  const ExpertPlacement from = model.placement();
+  const int n_ranks = from.layer(0).n_ranks();
+  const ExpertPlacement to = make_placement(kNames.at(static_cast<std::size_t>(step) % 4), model.config(), n_ranks);
+  std::int64_t expected = 0;
+  for (int layer = 0; layer < to.n_layers(); ++layer)
+    for (int rank = 0; rank < n_ranks; ++rank)
+      for (const std::int32_t expert : to.layer(layer).experts_of(rank))
+        if (std::ranges::count(from.layer(layer).experts_of(rank), expert) == 0) ++expected;
+  const ExpertMoves moves = model.move_experts(to);
+  EXPECT_EQ(moves.experts, expected);
+  const auto type_bytes = static_cast<std::int64_t>(model.row_bytes()) / model.config().d_model;
+  EXPECT_GE(static_cast<std::int64_t>(moves.bytes),
+            expected * 3 * model.config().d_model * model.config().d_ff * type_bytes);
+  EXPECT_EQ(moves.bytes > 0, expected > 0);
+  return moves.experts;
+}
+
 TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
   const Case test = GetParam();
   const Communicator comm = Communicator::world();
@@ -85,8 +108,10 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
   const auto sequences = static_cast<std::int64_t>(whole.window_offsets.size()) - 1;
   std::int64_t tokens = 0;
   std::int64_t wrong = 0;
+  std::int64_t moved = 0;
   for (std::int64_t step = 0; step * comm.size() <= sequences; ++step) {
     const std::int64_t sequence = step * comm.size() + comm.rank() - (comm.size() > 1 ? 1 : 0);
+    if (test.moves) moved += move_on(model, step);
     const bool busy = sequence >= 0 && sequence < sequences;
     const auto first = static_cast<std::size_t>(busy ? sequence : sequences);
     KeepAll seen;
@@ -119,6 +144,7 @@ TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
   EXPECT_EQ(comm.sum(wrong), 0);
   EXPECT_EQ(comm.sum(tokens), whole.n_tokens());
   EXPECT_GT(whole.n_tokens(), 0);
+  EXPECT_EQ(moved > 0, test.moves && comm.size() > 1);
   EXPECT_EQ(model.row_bytes(), static_cast<std::uint64_t>(config.d_model) * (test.precision == Precision::f32 ? 4 : 2));
 }
 
@@ -131,6 +157,8 @@ INSTANTIATE_TEST_SUITE_P(All, ModelRanks,
                                            Case{"golden/deepseek", "mpi", "contiguous", Precision::bf16},
                                            Case{"golden/deepseek", "mpi", "replicas", Precision::f32},
                                            Case{"golden/mixtral", "mpi", "local replicas", Precision::bf16},
+                                           Case{"golden/mixtral", "mpi", "contiguous", Precision::f32, true},
+                                           Case{"golden/deepseek", "mpi", "contiguous", Precision::bf16, true},
                                            Case{"golden/grok1", "mpi", "contiguous", Precision::f32},
                                            Case{"data/demo", "mpi", "contiguous", Precision::bf16}));
 
