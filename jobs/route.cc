@@ -73,6 +73,12 @@ OptionParser make_parser() {
       "leave BOS and other special tokens out of the statistics (rows keep them)");
   add_token_table_options(parser, "input,target,predicted");
   add("block-tokens", po::value<std::int64_t>()->default_value(1 << 18), "tokens of a block, the unit of restart");
+  add("rebalance-every", po::value<std::uint64_t>()->default_value(0)->value_name("N"),
+      "after every N blocks, place experts anew by the steps since the last time, and send those that move from rank "
+      "to "
+      "rank; rows stay the same (0: experts stay where --placement puts them)");
+  add("rebalance-method", po::value<std::string>()->default_value("search")->value_name("NAME"),
+      "how: contiguous, round_robin, greedy, eplb or search, see `place --help`");
   add("commit-seconds", po::value<double>()->default_value(60),
       "most seconds of finished work that a kill can lose, besides the running block");
   add("compress", po::bool_switch(), "shuffle + deflate token rows; smaller, but writes take about ten times as long");
@@ -97,6 +103,7 @@ class RouteJob {
   std::vector<std::uint8_t> excluded_tokens() const;
   BlockOptions block_options() const;
   GenerationOptions generation_options() const;
+  RebalanceOptions rebalance_options() const;
   int say_stopped(std::size_t n_segments) const;
   void finish(const RouteOutcome& outcome) const;
 
@@ -154,6 +161,15 @@ GenerationOptions RouteJob::generation_options() const {
   options.end_tokens = in_.config.end_tokens;
   if (options.end_tokens.empty() && in_.tokenizer && in_.tokenizer->eos_id() >= 0)
     options.end_tokens.push_back(static_cast<std::uint32_t>(in_.tokenizer->eos_id()));
+  return options;
+}
+
+RebalanceOptions RouteJob::rebalance_options() const {
+  RebalanceOptions options;
+  options.every = parser_.get<std::uint64_t>("rebalance-every");
+  options.choice.method = parse_placement_method(parser_.get<std::string>("rebalance-method"));
+  options.choice.effort.exact_nodes = 5000;  // ranks wait for it
+  options.choice.copies = parse_copy_rule(parser_.get<std::string>("copies"));
   return options;
 }
 
@@ -276,6 +292,13 @@ int RouteJob::run() {
   options.generated = start.generated;
   options.tokenizer = in_.tokenizer.get();
   options.nodes = in_.binding.nodes;
+  options.rebalance = rebalance_options();
+  options.on_rebalance = [&log](const Rebalanced& done) {
+    log->info(
+        "moved {} experts ({}) in {:.3f} s; balancedness of the steps since the last time {:.3f}, as placed now {:.3f}",
+        done.moves.experts, as_bytes_text(static_cast<double>(done.moves.bytes)), done.seconds,
+        done.balancedness_before, done.balancedness_after);
+  };
   options.write = {level_, parser_.flag("compress")};
   options.commit_seconds = parser_.get<double>("commit-seconds");
 
@@ -329,6 +352,10 @@ void RouteJob::finish(const RouteOutcome& outcome) const {
               << " threads (" << in_.precision_name() << ")\n"
               << "time of rank 0: " << phase_shares(outcome.phases) << "; waiting for text "
               << as_duration(outcome.source_seconds) << ", commits " << as_duration(outcome.commit_seconds) << "\n";
+  if (outcome.rebalanced.times > 0)
+    std::cout << "experts placed anew " << outcome.rebalanced.times << " times: " << outcome.rebalanced.moves.experts
+              << " moved (" << as_bytes_text(static_cast<double>(outcome.rebalanced.moves.bytes)) << ") in "
+              << as_duration(outcome.rebalanced.seconds) << "\n";
   std::cout << "record: " << (out_ / "routing.h5").string()
             << (parser_.flag("no-stats") ? "" : "   statistics: " + (out_ / "stats.h5").string()) << "\n";
 }

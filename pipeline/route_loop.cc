@@ -65,6 +65,7 @@ class RouteLoop {
         recorder_(recorder),
         options_(options),
         generator_(model, recorder, options.generation, comm),
+        rebalancer_(model, options.rebalance, options.nodes, comm),
         generated_(options.generated),
         next_segment_(options.next_segment),
         categories_(options.categories),
@@ -75,6 +76,8 @@ class RouteLoop {
   bool route_block(Block block);
   void commit();
   bool commit_is_due() const;
+  /// Between a commit and the next block.
+  void rebalance_if_due();
 
   RouteOutcome outcome;
 
@@ -94,6 +97,7 @@ class RouteLoop {
   Recorder& recorder_;
   const RouteOptions& options_;
   Generator generator_;
+  Rebalancer rebalancer_;
   std::uint64_t generated_;  // tokens of answers of all blocks done
   std::uint64_t next_segment_;
   Categories categories_;  // rank 0
@@ -188,6 +192,7 @@ bool RouteLoop::route_block(Block block) {
   std::array<std::uint64_t, kTokenPhases> n_documents{};
   if (comm_.rank() == 0) n_documents = {block.documents.size(), generates() ? block.windows.size() : 0};
   recorder_.finish_block(block.ordinal, n_documents);
+  rebalancer_.count_block();
   const std::size_t my_window = shares[static_cast<std::size_t>(comm_.rank())];
   std::uint64_t offset = my_window < block.windows.size() ? block.windows[my_window].first : block.tokens.size();
   std::uint64_t n_rows = block.tokens.size();
@@ -200,7 +205,19 @@ bool RouteLoop::route_block(Block block) {
   return true;
 }
 
+void RouteLoop::rebalance_if_due() {
+  if (!rebalancer_.due()) return;
+  const Rebalanced done = rebalancer_.rebalance();
+  RebalanceTotals& totals = outcome.rebalanced;
+  ++totals.times;
+  totals.moves.experts += done.moves.experts;
+  totals.moves.bytes += done.moves.bytes;
+  totals.seconds += done.seconds;
+  options_.on_rebalance(done);
+}
+
 bool RouteLoop::commit_is_due() const {
+  if (rebalancer_.due()) return true;  // experts move between segments
   const bool mine = recorder_.row_bytes() >= options_.commit_bytes ||
                     (comm_.rank() == 0 && seconds_since(last_commit_) >= options_.commit_seconds);
   return comm_.any(mine);
@@ -211,6 +228,7 @@ void RouteLoop::commit() {
   last_commit_ = start;
   const RecordedBlocks recorded = recorder_.take();
   if (finished_.empty()) return;
+  rebalancer_.add(recorded);
   SegmentContents contents;
   const std::uint64_t segment_first = finished_.front().first_row;
   std::uint64_t windows = 0;
@@ -308,6 +326,7 @@ RouteOutcome route_blocks(BlockSource& source, Model& model, Recorder& recorder,
     return block;
   };
   while (std::optional<Block> block = next_block()) {
+    loop.rebalance_if_due();
     const bool last_of_corpus = block->last_of_corpus;
     loop.outcome.stopped = !loop.route_block(std::move(*block)) || comm.any(stop_signal() != 0);
     if (loop.outcome.stopped || last_of_corpus || loop.commit_is_due()) loop.commit();

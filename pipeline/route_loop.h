@@ -12,6 +12,7 @@
 #include "pipeline/block_source.h"
 #include "pipeline/generation.h"
 #include "pipeline/model/model.h"
+#include "pipeline/rebalancer.h"
 #include "pipeline/recorder.h"
 
 namespace switchyard {
@@ -36,6 +37,8 @@ struct RouteOptions {
   const Tokenizer* tokenizer = nullptr;  // of answers; nullptr: they are kept as token ids alone
   NodeMap nodes;                         // of all ranks, for the record
   WriteOptions write;
+  RebalanceOptions rebalance;
+  std::function<void(const Rebalanced&)> on_rebalance;  // every rank, after each change of places
   double commit_seconds = 60;                  // a segment is committed at the first block's end after this long ...
   std::uint64_t commit_bytes = 256ULL << 20U;  // ... or when a rank holds this many bytes of rows
   std::function<double(const RouteProgress&)> share_done;  // rank 0: of the whole run, for the manifest
@@ -48,6 +51,7 @@ struct RouteOutcome {
   double seconds = 0;     // wall
   PhaseSeconds phases{};  // summed over this rank's steps
   double commit_seconds = 0;
+  RebalanceTotals rebalanced;
   double source_seconds = 0;  // waiting for blocks: reading and tokenizing that did not hide behind routing
 };
 
@@ -69,6 +73,7 @@ struct SegmentDetails {
 
 /// Collective. Routes every block of the source and commits segments as it goes:
 ///   block b:  next() -> each rank's windows -> steps of forward + record -> finish_block -> maybe commit
+/// With options.rebalance, a segment also ends when experts are to move, and they move before the next block.
 /// With answers, a step is a Generator::answer. Every rank takes the same number of steps in a block; one whose windows
 /// are used up brings an empty batch, because dispatch is collective. A segment holds blocks of one corpus. After a
 /// stop signal on any rank the running step ends, finished blocks are committed, the rest of the running block is

@@ -133,10 +133,19 @@ std::vector<int> copies_of_ranks(const LayerPlan& plan, int ranks) {
   return copies;
 }
 
-ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks) {
+ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks, CopyRule rule) {
   std::vector<LayerPlacement> placements;
-  for (const LayerPlan& plan : layers) placements.emplace_back(plan, ranks, CopyRule::by_token);
+  for (const LayerPlan& plan : layers) placements.emplace_back(plan, ranks, rule);
   return ExpertPlacement(std::move(placements));
+}
+
+LayerPlan as_plan(const LayerPlacement& placement) {
+  LayerPlan plan;
+  for (int e = 0; e < placement.n_experts(); ++e) {
+    const auto ranks = placement.ranks_of(e);
+    plan.emplace_back(ranks.begin(), ranks.end());
+  }
+  return plan;
 }
 
 }  // namespace switchyard

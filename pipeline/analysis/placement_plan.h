@@ -49,7 +49,8 @@ std::vector<double> rank_loads(const LayerPlan& plan, std::span<const double> lo
 /// [R] copies on each rank.
 std::vector<int> copies_of_ranks(const LayerPlan& plan, int ranks);
 
-/// The same as a run takes it. Every layer has as many copies.
-ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks);
+/// The same as a run takes it, and back. Every layer has as many copies.
+ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks, CopyRule rule = CopyRule::by_token);
+LayerPlan as_plan(const LayerPlacement& placement);
 
 }  // namespace switchyard

@@ -47,19 +47,10 @@ CorpusSegments segments_of(const std::filesystem::path& run, const std::optional
 
 void add_dispatch(const RoutingReader& segment, const std::string& corpus, StepSlots& steps) {
   DispatchValues dispatch(segment);
-  const auto& slots = dispatch.values<std::uint32_t>("expert_slots");
-  const auto& logical = dispatch.values<std::uint16_t>("logical");
   const auto& block = dispatch.values<std::uint64_t>("block");
-  const std::size_t physical = dispatch.shape("expert_slots").at(2);
   steps.block.insert(steps.block.end(), block.begin(), block.end());
   steps.datasets.insert(steps.datasets.end(), block.size(), corpus);
-  const std::size_t before = steps.slots.size();
-  steps.slots.resize(before + block.size() * steps.layers * steps.experts, 0);
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    const std::size_t layer = i / physical % steps.layers;
-    const auto expert = static_cast<std::size_t>(logical.at(layer * physical + i % physical));
-    steps.slots[before + i / physical * steps.experts + expert] += slots[i];
-  }
+  add_slots(dispatch.values<std::uint32_t>("expert_slots"), dispatch.values<std::uint16_t>("logical"), steps);
 }
 
 /// [E] slots dealt by a layer's load.
@@ -220,6 +211,16 @@ Figures mean_of_figures(std::span<const Figures> layers, const std::array<double
 }
 
 }  // namespace
+
+void add_slots(std::span<const std::uint32_t> slots, std::span<const std::uint16_t> logical, StepSlots& steps) {
+  const std::size_t physical = logical.size() / steps.layers;
+  const std::size_t before = steps.slots.size();
+  steps.slots.resize(before + slots.size() / physical * steps.experts, 0);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const std::size_t expert = logical[i % logical.size()];
+    steps.slots[before + i / physical * steps.experts + expert] += slots[i];
+  }
+}
 
 StepSlots recorded_steps(const std::filesystem::path& run, const std::optional<std::string>& corpus) {
   StepSlots steps;

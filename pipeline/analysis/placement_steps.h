@@ -26,6 +26,10 @@ struct StepSlots {
   }
 };
 
+/// Adds steps of which the slots of each physical expert are known, copies of an expert added up. slots: [steps, L, P];
+/// logical: [L, P] the expert that each is a copy of.
+void add_slots(std::span<const std::uint32_t> slots, std::span<const std::uint16_t> logical, StepSlots& steps);
+
 /// The steps of a run's /dispatch, in order, copies of an expert added up. corpus: only its steps. Throws Error when
 /// the folder holds no run, or one that no ranks routed.
 StepSlots recorded_steps(const std::filesystem::path& run, const std::optional<std::string>& corpus);

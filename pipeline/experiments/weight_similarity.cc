@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "pipeline/analysis/linear_assignment.h"
 #include "pipeline/experiments/kendall_tau.h"
-#include "pipeline/experiments/linear_assignment.h"
 #include "pipeline/experiments/neuron_pca.h"
 #include "pipeline/kernels/cpu.h"
 #include "pipeline/kernels/matmul.h"

@@ -24,11 +24,11 @@ class Failure(support.TestCase):
         in_words = {"H5Dcreate2": "cannot create", "H5Dwrite": "cannot write", "H5Fflush": "cannot write the last bytes", "fsync": "cannot sync to disk"}
         for number, fault in enumerate(("MPI_Alltoall:4:1", "MPI_Ialltoallv:1:0", "MPI_Ialltoallv:6:2", "MPI_Wait:3:1", "MPI_Allreduce:5:2", "MPI_Reduce:1:1",
                                         "MPI_Bcast:2:2", "MPI_Barrier:1:1", "MPI_Allgather:2:2", "MPI_Allgatherv:1:1", "MPI_Gatherv:1:2", "H5Dcreate2:2:1",
-                                        "H5Dwrite:2:1", "H5Dwrite:1:0", "H5Fflush:1:1", "fsync:2:0")):
+                                        "H5Dwrite:2:1", "H5Dwrite:1:0", "H5Fflush:1:1", "fsync:2:0", "MPI_Waitall:3:1")):
             with self.subTest(fault):
                 out = self.folder / str(number)
                 start = time.monotonic()
-                done = support.run(*self.options(corpus, out), ranks=3, timeout=60, env={"LD_PRELOAD": FAULTS, "SWITCHYARD_FAULT": fault})
+                done = support.run(*self.options(corpus, out, "--rebalance-every", 1), ranks=3, timeout=60, env={"LD_PRELOAD": FAULTS, "SWITCHYARD_FAULT": fault})
                 self.assertLess(time.monotonic() - start, 30)
                 self.assertNotEqual(done.returncode, 0, done.stderr)
                 messages = [line for line in done.stderr.splitlines() if line.startswith("switchyard: ")]
@@ -46,8 +46,9 @@ class Failure(support.TestCase):
         for seed in range(20):
             rng = random.Random(seed)
             out = self.folder / f"killed-{seed}"
+            moving = ["--rebalance-every", seed % 3]
             for _ in range(2):
-                process = self.start(corpus, out, rng.choice([1, 2, 3]))
+                process = self.start(corpus, out, rng.choice([1, 2, 3]), *moving)
                 done = len(self.manifest(out))
                 self.wait_for_segments(out, rng.randint(done, max(done, segments - 1)), process)
                 time.sleep(rng.uniform(0, 0.15))
@@ -56,7 +57,7 @@ class Failure(support.TestCase):
                     os.killpg(process.pid, signal.SIGKILL)  # mpirun and, below, the ranks: they are in its session
                 self.kill_ranks(out)
                 process.communicate()
-            process = self.start(corpus, out, rng.choice([1, 2, 3]))
+            process = self.start(corpus, out, rng.choice([1, 2, 3]), *moving)
             _, errors = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 0, errors)
             self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
@@ -65,8 +66,8 @@ class Failure(support.TestCase):
                 self.assertTrue((a[name] == b[name]).all(), name)
         self.assertGreater(interrupted, 15)
 
-    def start(self, corpus, out, ranks):
-        return subprocess.Popen(support.command(*self.options(corpus, out), ranks=ranks), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    def start(self, corpus, out, ranks, *more):
+        return subprocess.Popen(support.command(*self.options(corpus, out, *more), ranks=ranks), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def wait_for_segments(self, out, wanted, process):
         """Returns when the run has committed that many, or has ended: an instant that follows the run's own pace, however busy the machine is."""

@@ -123,6 +123,59 @@ class Ranks(support.TestCase):
                     self.assertLess(traffic[:, :, 0, 1].sum() + traffic[:, :, 1, 0].sum(), other_traffic)
                 other_traffic = traffic[:, :, 0, 1].sum() + traffic[:, :, 1, 0].sum()
 
+    def test_experts_that_move_while_a_run_goes_on(self):
+        """Same rows; slots and traffic of each segment follow its own placement; experts move where that would have been better for the block before."""
+        corpus = self.write_text_corpus()
+        reference = self.route("one", corpus, "--precision", "f32", "--record", "logits")
+        copies = self.folder / "copies.json"  # on three ranks
+        copies.write_text(json.dumps({"rank_of_expert": [[[0, 1, 2], 0, 1, 2, [1, 2], 0, 1, 2]] * 6, "n_ranks": 3}))
+        variants = [("two", 2, 1, []), ("three", 3, 2, ["--placement", "round-robin", "--rebalance-method", "greedy"]), ("four", 4, 1, []),
+                    ("copies", 3, 1, ["--placement", copies]), ("local", 3, 1, ["--placement", copies, "--copies", "local"])]
+        for name, ranks, every, options in variants:
+            with self.subTest(name):
+                out = self.route(name, corpus, "--precision", "f32", "--record", "logits", "--rebalance-every", every, *options, ranks=ranks)
+                self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
+                a, b = support.integer_tables(reference / "stats.h5"), support.integer_tables(out / "stats.h5")
+                for table in a:
+                    np.testing.assert_array_equal(a[table], b[table], table)
+                changed, sums, before = 0, [], None
+                for path in sorted((out / "segments").iterdir()):
+                    with h5py.File(path) as file:
+                        here = {t: file[f"dispatch/{t}"][:].astype(int) for t in ("placement", "logical", "expert_slots")}
+                        here["expert"] = [file[f"routing/{layer}/expert"][:].astype(int) for layer in sorted(file["routing"])]
+                        traffic = file["dispatch/traffic"][:]
+                    self.assertLessEqual(len(traffic), every)
+                    for i in range(6):
+                        holder, logical, slots = (here[t][i] if t != "expert_slots" else here[t][:, i] for t in ("placement", "logical", "expert_slots"))
+                        of_expert = np.zeros(8, int)
+                        np.add.at(of_expert, logical, slots.sum(0))
+                        np.testing.assert_array_equal(of_expert, np.bincount(here["expert"][i].ravel(), minlength=8))
+                        load = self.rank_load(slots, holder, ranks)
+                        np.testing.assert_array_equal(traffic[:, i].sum((0, 1)), load.sum(0))
+                        sums.append((i, load.mean(1).sum(), load.max(1).sum()))
+                        if before is not None and sorted(zip(logical, holder)) != sorted(zip(before["logical"][i], before["placement"][i])):
+                            changed += 1
+                            if name in ("two", "four"):
+                                was = self.objective(before["expert_slots"][:, i], before["expert"][i], before["placement"][i], ranks)
+                                self.assertLess(self.objective(before["expert_slots"][:, i], before["expert"][i], holder, ranks), 0.99 * was)
+                    before = here
+                self.assertGreater(changed, 3)
+                with h5py.File(out / "stats.h5") as file:
+                    for i, ratio in enumerate(file["ranks/balancedness_ratio"][0]):
+                        self.assertAlmostEqual(ratio, sum(s[1] for s in sums if s[0] == i) / sum(s[2] for s in sums if s[0] == i), places=9)
+
+    @staticmethod
+    def rank_load(slots, holder, ranks):
+        """[steps, ranks] of slots [steps, physical experts]."""
+        load = np.zeros((len(slots), ranks))
+        np.add.at(load.T, holder, slots.T)
+        return load
+
+    def objective(self, slots, experts, holder, ranks):
+        """What `search` makes small on one node: largest over mean rank load, and a tenth of the tokens' pairs of experts that lie on two ranks."""
+        load = self.rank_load(slots, holder, ranks)
+        return load.max(1).sum() / load.mean(1).sum() + 0.1 * np.mean(holder[experts[:, 0]] != holder[experts[:, 1]])
+
     def test_times_of_ranks_lie_on_one_clock(self):
         """Parts follow one another, phases are their sums, and no rank has its rows before the last one has come to send them."""
         corpus = self.write_text_corpus()

@@ -1,4 +1,4 @@
-#include "pipeline/experiments/linear_assignment.h"
+#include "pipeline/analysis/linear_assignment.h"
 
 #include <gtest/gtest.h>
 

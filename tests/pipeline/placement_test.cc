@@ -12,6 +12,7 @@
 #include "pipeline/analysis/placement_methods.h"
 #include "pipeline/analysis/placement_plan.h"
 #include "pipeline/analysis/placement_search.h"
+#include "pipeline/analysis/placement_update.h"
 #include "tests/support/error_text.h"
 
 namespace switchyard {
@@ -405,6 +406,75 @@ TEST(Placement, CostOfAStep) {
   EXPECT_DOUBLE_EQ(step.seconds, first);
   EXPECT_DOUBLE_EQ(step.straggler_seconds, first - (first + second) / 2);
   EXPECT_DOUBLE_EQ(step.deviation, std::sqrt(0.04 + 64 * 0.0001));
+}
+
+int kept_copies(const LayerPlan& plan, const LayerPlan& before) {
+  int kept = 0;
+  for (std::size_t e = 0; e < plan.size(); ++e)
+    for (const std::int32_t rank : plan[e]) kept += static_cast<int>(std::ranges::count(before[e], rank));
+  return kept;
+}
+
+TEST(Placement, RanksAreRenamedSoThatFewExpertsMove) {
+  // Against every renaming of the ranks that keeps those of a node together.
+  constexpr int kExperts = 12;
+  std::mt19937_64 random(5);
+  int gained = 0;
+  for (const PlacementTask& task : {PlacementTask{.ranks = 4}, PlacementTask{.ranks = 6, .nodes = 2, .replicas = 4},
+                                    PlacementTask{.ranks = 6, .nodes = 3}})
+    for (int trial = 0; trial < 20; ++trial) {
+      Loads first(kExperts);
+      Loads second(kExperts);
+      for (double& load : first) load = static_cast<double>(random() % 100);
+      for (double& load : second) load = static_cast<double>(random() % 100);
+      const LayerPlan before = place_greedy(first, task);
+      const LayerPlan plan = place_greedy(second, task);
+      const LayerPlan aligned = aligned_with(plan, before, task);
+      expect_plan_of_task(aligned, task, kExperts);
+
+      std::vector<std::int32_t> names(static_cast<std::size_t>(task.ranks));
+      std::iota(names.begin(), names.end(), 0);
+      int most = 0;
+      bool found = false;  // the result is one of the renamings
+      do {
+        std::set<std::pair<int, int>> nodes;
+        for (int rank = 0; rank < task.ranks; ++rank)
+          nodes.insert({task.node_of(rank), task.node_of(names[static_cast<std::size_t>(rank)])});
+        if (nodes.size() != static_cast<std::size_t>(task.nodes)) continue;
+        LayerPlan renamed = plan;
+        for (auto& ranks : renamed) {
+          for (std::int32_t& rank : ranks) rank = names[static_cast<std::size_t>(rank)];
+          std::ranges::sort(ranks);
+        }
+        most = std::max(most, kept_copies(renamed, before));
+        found = found || renamed == aligned;
+      } while (std::ranges::next_permutation(names).found);
+      EXPECT_TRUE(found);
+      EXPECT_EQ(kept_copies(aligned, before), most);
+      gained += most - kept_copies(plan, before);
+    }
+  EXPECT_GT(gained, 60);
+}
+
+TEST(Placement, ExpertsMoveOnlyWhereItPays) {
+  const PlacementTask task{.ranks = 2};
+  const LayerPlan before = {{0}, {0}, {1}, {1}};
+  const auto better = [&](const Loads& load) {
+    return better_plan(before, {load, {}}, task, PlacementMethod::search, {}, {});
+  };
+  EXPECT_FALSE(better({50, 50, 50, 50}));
+  EXPECT_FALSE(better({50.4, 50, 49.9, 49.7}));  // 0.4 % is to be had
+  const auto moved = better({50, 40, 20, 10});
+  ASSERT_TRUE(moved);
+  EXPECT_EQ(*moved, (LayerPlan{{0}, {1}, {1}, {0}}));  // 60 and 60; expert 0 stays, whatever search calls its rank
+}
+
+TEST(Placement, PlansAndPlacementsAreTheSame) {
+  const std::vector<LayerPlan> plans = {{{0}, {1, 3}, {2}}};
+  const ExpertPlacement placement = as_placement(plans, 4, CopyRule::local_first);
+  EXPECT_EQ(as_plan(placement.layer(0)), plans[0]);
+  EXPECT_EQ(placement.layer(0).rank_of(placement.layer(0).physical_for(1, 0, 3)), 3);
+  EXPECT_EQ(as_placement(plans, 4).layer(0).physical_for(1, 0, 3), 2);
 }
 
 TEST(Placement, WhatCannotBeIsNamed) {

@@ -42,6 +42,11 @@ int MPI_Wait(MPI_Request* request, MPI_Status* status) {
   return PMPI_Wait(request, status);
 }
 
+int MPI_Waitall(int count, MPI_Request requests[], MPI_Status statuses[]) {
+  if (is_due("MPI_Waitall")) return MPI_ERR_OTHER;
+  return PMPI_Waitall(count, requests, statuses);
+}
+
 int MPI_Alltoall(const void* send, int send_count, MPI_Datatype send_type, void* receive, int receive_count,
                  MPI_Datatype receive_type, MPI_Comm comm) {
   slow_down();

@@ -1,4 +1,4 @@
-#include "pipeline/experiments/linear_assignment.h"
+#include "pipeline/analysis/linear_assignment.h"
 
 #include <algorithm>
 #include <cassert>

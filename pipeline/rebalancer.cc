@@ -1,0 +1,137 @@
+#include "pipeline/rebalancer.h"
+
+#include <chrono>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "parallel/error.h"
+#include "pipeline/analysis/placement_update.h"
+#include "pipeline/analysis/table_index.h"
+
+namespace switchyard {
+namespace {
+
+constexpr std::size_t kFittedSteps = 64;  // evenly spaced, of those since the last time
+
+/// Nodes of equally many neighbouring ranks, or one node of all.
+int even_nodes(const NodeMap& nodes) {
+  const std::size_t ranks = nodes.node_of_rank.size();
+  const std::size_t n = nodes.names.size();
+  if (n == 0 || ranks % n != 0) return 1;
+  for (std::size_t r = 0; r < ranks; ++r)
+    if (nodes.node_of_rank[r] != r / (ranks / n)) return 1;
+  return static_cast<int>(n);
+}
+
+std::vector<LayerPlan> plans_of(const ExpertPlacement& placement) {
+  std::vector<LayerPlan> plans;
+  for (int layer = 0; layer < placement.n_layers(); ++layer) plans.push_back(as_plan(placement.layer(layer)));
+  return plans;
+}
+
+double balancedness_mean(const StepSlots& steps, std::span<const LayerPlan> plans, int ranks) {
+  return mean_over_layers(balance_over_steps(steps, plans, ranks, std::nullopt)).balancedness_mean;
+}
+
+}  // namespace
+
+Rebalancer::Rebalancer(Model& model, const RebalanceOptions& options, const NodeMap& nodes, const Communicator& comm)
+    : model_(model),
+      options_(options),
+      task_{.ranks = comm.size(),
+            .nodes = even_nodes(nodes),
+            .replicas = model.placement().n_physical() - model.config().n_experts},
+      comm_(comm) {
+  if (comm.size() == 1 || model.placement().n_layers() == 0) options_.every = 0;  // experts have nowhere to go
+  if (options_.every == 0) return;
+  require_possible(task_, model.config().n_experts);
+  if (const auto why = why_undefined(options_.choice.method, task_, model.config().n_experts))
+    throw UsageError(std::string(to_string(options_.choice.method)) + " is not defined here: " + *why,
+                     "--rebalance-method", "give another method");
+}
+
+void Rebalancer::add(const RecordedBlocks& recorded) {
+  if (options_.every == 0 || comm_.rank() != 0) return;
+  steps_.layers = static_cast<std::size_t>(model_.placement().n_layers());
+  steps_.experts = static_cast<std::size_t>(model_.config().n_experts);
+  const TableIndex tables(recorded.dispatch);
+  add_slots(tables.values<std::uint32_t>("/dispatch/expert_slots"), tables.values<std::uint16_t>("/dispatch/logical"),
+            steps_);
+  const std::size_t cells = steps_.experts * steps_.experts;
+  pairs_.resize(steps_.layers, std::vector<double>(cells, 0));
+  for (const PhaseSums& phase : recorded.sums)
+    for (std::size_t l = 0; l < steps_.layers; ++l)
+      for (std::size_t i = 0; i < cells; ++i)
+        pairs_[l][i] += static_cast<double>(phase.sums.coactivation[l * cells + i]);
+}
+
+/// Rank 0's demands on every rank.
+std::vector<LayerDemand> Rebalancer::shared_demands() {
+  std::vector<LayerDemand> demands(static_cast<std::size_t>(model_.placement().n_layers()));
+  if (comm_.rank() == 0) {
+    for (std::size_t l = 0; l < demands.size(); ++l) {
+      demands[l].load.assign(steps_.experts, 0);
+      for (std::size_t s = 0; s < steps_.steps(); ++s)
+        for (std::size_t e = 0; e < steps_.experts; ++e) demands[l].load[e] += steps_.at(s, l)[e];
+      demands[l].pairs = pairs_[l];
+    }
+    add_steps(steps_, kFittedSteps, demands);
+  }
+  for (LayerDemand& demand : demands) {
+    demand.load = comm_.broadcast(std::move(demand.load));
+    demand.pairs = comm_.broadcast(std::move(demand.pairs));
+    demand.steps = comm_.broadcast(std::move(demand.steps));
+  }
+  return demands;
+}
+
+/// Layer l is fitted by rank l mod R; all get all plans.
+std::vector<LayerPlan> Rebalancer::fitted(const std::vector<LayerPlan>& before,
+                                          const std::vector<LayerDemand>& demands) const {
+  const auto ranks = static_cast<std::size_t>(comm_.size());
+  const auto me = static_cast<std::size_t>(comm_.rank());
+  std::vector<LayerPlan> plans = before;
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t l = me; l < plans.size(); l += ranks)
+    if (auto better = better_plan(before[l], demands[l], task_, options_.choice.method, options_.choice.weights,
+                                  options_.choice.effort))
+      plans[l] = std::move(*better);
+
+  std::vector<std::int32_t> mine;  // of each expert of each of my layers: its copies, then their ranks
+  for (std::size_t l = me; l < plans.size(); l += ranks)
+    for (const std::vector<std::int32_t>& of_expert : plans[l]) {
+      mine.push_back(static_cast<std::int32_t>(of_expert.size()));
+      mine.insert(mine.end(), of_expert.begin(), of_expert.end());
+    }
+  const std::vector<std::int32_t> all = comm_.all_gather_v<std::int32_t>(mine);
+  auto next = all.begin();
+  for (std::size_t owner = 0; owner < ranks; ++owner)
+    for (std::size_t l = owner; l < plans.size(); l += ranks)
+      for (std::vector<std::int32_t>& of_expert : plans[l]) {
+        const std::int32_t copies = *next++;
+        of_expert.assign(next, next + copies);
+        next += copies;
+      }
+  return plans;
+}
+
+Rebalanced Rebalancer::rebalance() {
+  const auto start = std::chrono::steady_clock::now();
+  const std::vector<LayerPlan> before = plans_of(model_.placement());
+  const std::vector<LayerPlan> after = fitted(before, shared_demands());
+  Rebalanced done;
+  done.moves = model_.move_experts(as_placement(after, task_.ranks, options_.choice.copies));
+  if (comm_.rank() == 0) {
+    done.balancedness_before = balancedness_mean(steps_, before, task_.ranks);
+    done.balancedness_after = balancedness_mean(steps_, after, task_.ranks);
+  }
+  blocks_ = 0;
+  steps_.slots.clear();
+  pairs_.clear();
+  done.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return done;
+}
+
+}  // namespace switchyard
