@@ -47,39 +47,71 @@ struct Measured {
   PhaseSeconds phases{};
 };
 
-/// Median over repetitions of one step.
-Measured measure(Model& model, Recorder& recorder, const Batch& batch, const StepTokens& step, bool record,
-                 int repetitions, const Communicator& comm) {
-  std::vector<Measured> all;
-  for (int i = 0; i < repetitions; ++i) {
-    comm.barrier();
-    const auto start = Clock::now();
-    struct Ignore : RoutingObserver {
-      void observe(int, Routing&&, const ExchangePlan&) override {}
-    } ignore;
-    const TokenLosses losses = model.forward(batch, record ? static_cast<RoutingObserver&>(recorder) : ignore);
-    const StepTimes times = model.take_times();
-    const PhaseSeconds phases = record ? recorder.finish_step(batch, step, losses, times) : times.phase_seconds();
-    all.push_back({comm.max(std::chrono::duration<double>(Clock::now() - start).count()), phases});
-    if (record) {  // not timed: a block has many steps, a segment many blocks
-      recorder.finish_block(static_cast<std::uint64_t>(i), {});
-      recorder.take();
-    }
-  }
+Measured median(std::vector<Measured> all) {
   std::sort(all.begin(), all.end(), [](const Measured& a, const Measured& b) { return a.seconds < b.seconds; });
   return all[all.size() / 2];
+}
+double median(std::vector<double> all) {
+  std::sort(all.begin(), all.end());
+  return all[all.size() / 2];
+}
+
+/// A way to run the step, and what it took each time.
+struct Recording {
+  const char* name;
+  std::unique_ptr<Recorder> recorder;  // none: the pass alone
+  std::vector<Measured> steps = {};
+};
+
+/// One step, recorded or not.
+Measured measure(Model& model, Recorder* recorder, const Batch& batch, const StepTokens& step, StepTimes& times,
+                 const Communicator& comm) {
+  struct Ignore : RoutingObserver {
+    void observe(int, Routing&&, const ExchangePlan&) override {}
+  } ignore;
+  comm.barrier();
+  const auto start = Clock::now();
+  const TokenLosses losses =
+      model.forward(batch, recorder != nullptr ? static_cast<RoutingObserver&>(*recorder) : ignore);
+  times = model.take_times();
+  const PhaseSeconds phases =
+      recorder != nullptr ? recorder->finish_step(batch, step, losses, times) : times.phase_seconds();
+  const Measured measured{comm.max(std::chrono::duration<double>(Clock::now() - start).count()), phases};
+  if (recorder != nullptr) {  // not timed: a block has many steps, a segment many blocks
+    recorder->finish_block(0, {});
+    recorder->take();
+  }
+  return measured;
+}
+
+/// Seconds that it takes to note a step's times: the clock read as often as in `times`, and what is made of it.
+double seconds_of_timing(const StepTimes& times, int n_moe_layers) {
+  constexpr int kRounds = 1000;
+  double kept = 0;
+  const auto start = Clock::now();
+  for (int i = 0; i < kRounds; ++i) {
+    StepTimes again;
+    again.begin = Clock::now();
+    for (const StepTimes::Lap& lap : times.laps) again.laps.push_back({lap.part, lap.moe_layer, Clock::now()});
+    const std::vector<float> ends = again.layer_ends(n_moe_layers);
+    kept += again.phase_seconds()[0] + (ends.empty() ? 0 : static_cast<double>(ends.back()));
+  }
+  const double seconds = std::chrono::duration<double>(Clock::now() - start).count() / kRounds;
+  return kept >= 0 ? seconds : 0;  // what was kept is used, so that none of it can be left out
 }
 
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
-  OptionParser parser("bench", "bench --model DIR [options]",
-                      "Measures steps of the forward pass on random tokens, phase by phase: the median of several, "
-                      "once with the recorder off and once for each\n"
-                      "record level. FLOP: two for each multiply-add of projections, attention over the keys before a "
-                      "token, k experts, router and head.",
-                      "Examples:\n  switchyard bench --model model --context 256\n  mpirun -n 2 switchyard bench "
-                      "--model model --threads 1\n");
+  OptionParser parser(
+      "bench", "bench --model DIR [options]",
+      "Measures steps of the forward pass on random tokens, phase by phase: medians of several, with the "
+      "recorder off and at each record level in turn;\n"
+      "per cents are medians of pairs. FLOP: two for each multiply-add of projections, attention over the keys before "
+      "a "
+      "token, k experts, router and head.",
+      "Examples:\n  switchyard bench --model model --context 256\n  mpirun -n 2 switchyard bench "
+      "--model model --threads 1\n");
   auto add = parser.options().add_options();
   add("model", po::value<std::string>()->required()->value_name("DIR"),
       "Hugging Face folder, e.g. of `switchyard synth`");
@@ -126,23 +158,37 @@ int run_bench(const Arguments& arguments) {
     std::printf("%s, %d ranks x %d threads, %s, context %lld, %.0f tokens a step, %.1f MFLOP/token, loaded in %.2f s\n",
                 cpu_name().c_str(), comm.size(), threads, precision == Precision::f32 ? "f32" : "bf16",
                 static_cast<long long>(context), tokens, flops / 1e6, load_seconds);
-  constexpr std::array<std::pair<const char*, RecordLevel>, 4> kLevels = {{{"off", RecordLevel::counts},
-                                                                           {"counts", RecordLevel::counts},
-                                                                           {"tokens", RecordLevel::tokens},
-                                                                           {"logits", RecordLevel::logits}}};
-  double without = 0;
-  for (const auto& [name, level] : kLevels) {
-    const bool record = std::string_view(name) != "off";
-    Recorder recorder(facts, level, {}, {}, facts.n_moe_layers() > 0 ? &placement : nullptr, model.row_bytes(),
-                      ModelFlops(config), comm);
-    measure(model, recorder, batch, step, record, 2, comm);  // warm
-    const Measured m = measure(model, recorder, batch, step, record, repetitions, comm);
-    if (!record) without = m.seconds;
+  const auto make_recorder = [&](RecordLevel level) {
+    return std::make_unique<Recorder>(facts, level, TokenTableChoice{}, std::vector<std::uint8_t>{},
+                                      facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),
+                                      ModelFlops(config), comm);
+  };
+  std::vector<Recording> recordings;
+  recordings.push_back({"off", nullptr});
+  recordings.push_back({"counts", make_recorder(RecordLevel::counts)});
+  recordings.push_back({"tokens", make_recorder(RecordLevel::tokens)});
+  recordings.push_back({"logits", make_recorder(RecordLevel::logits)});
+  StepTimes times;
+  constexpr int kWarm = 2;
+  for (int i = 0; i < kWarm + repetitions; ++i)
+    for (Recording& recording : recordings) {  // in turn: the machine's drift is the same for all
+      const Measured measured = measure(model, recording.recorder.get(), batch, step, times, comm);
+      if (i >= kWarm) recording.steps.push_back(measured);
+    }
+  for (const Recording& recording : recordings) {
+    const Measured m = median(recording.steps);
+    std::vector<double> more;  // than the step beside it that was not recorded
+    for (std::size_t i = 0; i < recording.steps.size(); ++i)
+      more.push_back(recording.steps[i].seconds / recordings.front().steps[i].seconds - 1);
     if (comm.rank() == 0)
-      std::printf("record %-7s %8.2f ms  %s tokens/s  %7.1f GFLOP/s  %+5.1f %%   %s\n", name, m.seconds * 1e3,
+      std::printf("record %-7s %8.2f ms  %s tokens/s  %7.1f GFLOP/s  %+5.1f %%   %s\n", recording.name, m.seconds * 1e3,
                   with_commas(static_cast<std::uint64_t>(tokens / m.seconds)).c_str(), flops * tokens / m.seconds / 1e9,
-                  100 * (m.seconds / without - 1), phase_shares(m.phases).c_str());
+                  100 * median(more), phase_shares(m.phases).c_str());
   }
+  const double timing = seconds_of_timing(times, facts.n_moe_layers());
+  if (comm.rank() == 0)
+    std::printf("times of ranks, layers and parts: %zu readings of the clock, %.1f us a step, %.4f %% of it\n",
+                times.laps.size() + 1, timing * 1e6, 100 * timing / median(recordings.front().steps).seconds);
   return 0;
 }
 
