@@ -4,14 +4,11 @@ namespace switchyard {
 
 extern const LeafLoops kLeafLoops_v4bf16, kLeafLoops_v4, kLeafLoops_v3, kLeafLoops_baseline;
 
-const LeafLoops& leaf() {
+const LeafLoops& choose_leaf_loops() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  static const bool v4 = __builtin_cpu_supports("x86-64-v4") != 0;
-  static const LeafLoops& best = v4 && __builtin_cpu_supports("avx512bf16") ? kLeafLoops_v4bf16
-                                 : v4                                       ? kLeafLoops_v4
-                                 : __builtin_cpu_supports("x86-64-v3")      ? kLeafLoops_v3
-                                                                            : kLeafLoops_baseline;
-  return best;
+  if (__builtin_cpu_supports("x86-64-v4"))
+    return __builtin_cpu_supports("avx512bf16") ? kLeafLoops_v4bf16 : kLeafLoops_v4;
+  return __builtin_cpu_supports("x86-64-v3") ? kLeafLoops_v3 : kLeafLoops_baseline;
 #else
   return kLeafLoops_baseline;
 #endif

@@ -40,8 +40,10 @@ struct LeafLoops {
   RowLoops<Bf16> bf16;
   float (*sum_of_squares)(const float* x, std::int64_t n);
   float (*largest)(const float* x, std::int64_t n);
-  /// sum of e^(x - shift)
+  /// sum of e^(x - shift), x - shift at most 88
   float (*sum_of_exp)(const float* x, float shift, std::int64_t n);
+  /// The lowest index of a value, n: none
+  std::int64_t (*index_of)(const float* x, float value, std::int64_t n);
   /// out[e] = row . weights[e], weights: [n_experts, d]
   void (*dot_rows)(const float* row, const float* weights, float* out, std::int64_t n_experts, std::int64_t d);
   /// out = e^x, relative error below 2e-7 for x in [-87, 88]; beyond, it stays at the value there.
@@ -63,7 +65,12 @@ struct LeafLoops {
                           std::int64_t* previous, std::int64_t n);
 };
 
-const LeafLoops& leaf();
+/// The best that this CPU has.
+const LeafLoops& choose_leaf_loops();
+inline const LeafLoops& leaf() {
+  static const LeafLoops& best = choose_leaf_loops();
+  return best;
+}
 
 template <typename T>
 const RowLoops<T>& row_loops();

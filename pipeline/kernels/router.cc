@@ -1,7 +1,7 @@
 #include "pipeline/kernels/router.h"
 
 #include <algorithm>
-#include <atomic>
+#include <bit>
 #include <cassert>
 #include <cmath>
 #include <limits>
@@ -35,25 +35,29 @@ float softmax(Decision& token) {
 
 /// Fills ids by probability descending; returns the best probability that was not chosen, -1 when all were.
 float choose(Decision& token) {
-  std::ranges::fill(token.ids, -1);
-  for (std::int32_t e = 0; e < static_cast<std::int32_t>(token.probabilities.size()); ++e) {
-    if (e == token.without) continue;
-    // Insert behind everything at least as probable: a tie stays with the lower id.
-    std::int32_t moving = e;
-    for (std::int32_t& id : token.ids) {
-      const bool better = id < 0 || token.probabilities[static_cast<std::size_t>(moving)] >
-                                        token.probabilities[static_cast<std::size_t>(id)];
-      if (better || moving != e) std::swap(id, moving);
-      if (moving < 0) break;
-    }
-  }
+  const auto probability = [&](std::int32_t id) { return token.probabilities[static_cast<std::size_t>(id)]; };
+  std::size_t chosen = 0;
   float next = -1;
   for (std::int32_t e = 0; e < static_cast<std::int32_t>(token.probabilities.size()); ++e) {
-    if (e != token.without && std::ranges::find(token.ids, e) == token.ids.end()) {
-      next = std::max(next, token.probabilities[static_cast<std::size_t>(e)]);
-    }
+    if (e == token.without) continue;
+    // Behind everything at least as probable: a tie stays with the lower id.
+    std::size_t place = chosen;
+    while (place > 0 && probability(e) > probability(token.ids[place - 1])) --place;
+    if (chosen == token.ids.size()) next = std::max(next, probability(place == chosen ? e : token.ids.back()));
+    if (place == token.ids.size()) continue;
+    if (chosen < token.ids.size()) ++chosen;
+    std::copy_backward(token.ids.begin() + static_cast<std::ptrdiff_t>(place),
+                       token.ids.begin() + static_cast<std::ptrdiff_t>(chosen) - 1,
+                       token.ids.begin() + static_cast<std::ptrdiff_t>(chosen));
+    token.ids[place] = e;
   }
   return next;
+}
+
+bool all_finite(std::span<const float> values) {
+  std::uint32_t largest = 0;
+  for (const float v : values) largest = std::max(largest, std::bit_cast<std::uint32_t>(v) & 0x7f800000U);
+  return largest != 0x7f800000U;  // the exponent of infinity and NaN
 }
 
 }  // namespace
@@ -79,7 +83,7 @@ Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where,
     Decision token = {out.logits.view().row<float>(t), out.probabilities.row<float>(t),
                       std::span(out.ids).subspan(i * k, k), std::span(out.weights).subspan(i * k, k),
                       without.empty() ? -1 : without[i]};
-    if (!std::ranges::all_of(token.logits, [](float x) { return std::isfinite(x); })) {
+    if (!all_finite(token.logits)) {
       first_bad = std::min(first_bad, t);
       continue;
     }

@@ -27,8 +27,7 @@ struct Running {
     const auto n = static_cast<std::int64_t>(logits.size());
     const float panel_largest = leaf().largest(logits.data(), n);
     if (panel_largest > largest) {  // strictly: a tie stays with the lower id
-      predicted =
-          static_cast<std::uint32_t>(first_column + (std::ranges::find(logits, panel_largest) - logits.begin()));
+      predicted = static_cast<std::uint32_t>(first_column + leaf().index_of(logits.data(), panel_largest, n));
       sum *= std::exp(largest - panel_largest);
       largest = panel_largest;
     }

@@ -233,6 +233,28 @@ TEST(LeafLoops, ExponentialIsWithinItsBound) {
   EXPECT_TRUE(std::isnan(got[3]));
 }
 
+TEST(LeafLoops, IndexOfIsTheLowestOfEqualOnes) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const std::int64_t n : {1, 7, 16, 41}) {
+    std::vector<float> x(static_cast<std::size_t>(n), -1);
+    EXPECT_EQ(leaf().index_of(x.data(), 2, n), n);
+    for (std::int64_t at = n - 1; at >= 0; --at) {  // those behind stay
+      x[static_cast<std::size_t>(at)] = 2;
+      EXPECT_EQ(leaf().index_of(x.data(), 2, n), at);
+    }
+    EXPECT_EQ(leaf().index_of(x.data(), kNan, n), n);
+  }
+}
+
+TEST(LeafLoops, SumOfExpKeepsNan) {
+  std::vector<float> x(37, -2);
+  EXPECT_NEAR(leaf().sum_of_exp(x.data(), 1, 37), 37 * std::exp(-3.0F), 1e-5);
+  x[20] = -std::numeric_limits<float>::infinity();
+  EXPECT_NEAR(leaf().sum_of_exp(x.data(), 1, 37), 36 * std::exp(-3.0F), 1e-5);
+  x[36] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(leaf().sum_of_exp(x.data(), 1, 37)));
+}
+
 TEST(LeafLoops, SoftCapIsWithinItsBound) {
   std::vector<float> x;
   for (float v = -400; v <= 400; v += 0.0173F) x.push_back(v);
