@@ -13,6 +13,9 @@ struct CostModel {
   double r_squared = 0;
 };
 
+/// A model that explains less of the seconds' variance is not believed: other things than slots then decide them.
+inline constexpr double kLeastRSquared = 0.5;
+
 /// Of n measurements, the sums of n, slots, experts, seconds and of the six products of the last three two by two
 /// (slots slots, slots experts, experts experts, slots seconds, experts seconds, seconds seconds): all that a fit
 /// needs, and sums of parts add up.

@@ -7,8 +7,6 @@
 namespace switchyard {
 namespace {
 
-constexpr double kLeastRSquared = 0.5;  // of a cost model that is believed
-
 /// Tables with the leading dimension `method`.
 class MethodTables {
  public:

@@ -28,7 +28,7 @@ std::vector<LayerDemand> layer_demands(const Statistics& statistics, const std::
 
 /// The cost model that a stats file holds (/ranks/cost_model [dataset, term], cost_model_covariance [dataset, term,
 /// term2], cost_model_r_squared [dataset]) of the dataset among them whose model explains most of its seconds'
-/// variance; nothing when none explains half: other things than slots then decide how long a step takes.
+/// variance; nothing when none explains kLeastRSquared of it.
 std::optional<CostModel> cost_model_of(const TableIndex& tables, const std::vector<std::size_t>& datasets);
 
 /// /placement/*: every method's figures, and the plan of the `chosen`-th. least_load: [L] lower bounds of the largest

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "pipeline/analysis/cost_model.h"
 #include "pipeline/analysis/token_experts.h"
 
 namespace switchyard {
@@ -24,6 +25,8 @@ constexpr std::size_t kTokenNumbers = 250'000;
 constexpr std::size_t kDocumentNumbers = 100'000;
 constexpr std::size_t kExperimentNumbers = 150'000;  // of all of an experiment's tables
 constexpr std::size_t kHistogramNumbers = 50'000;    // beyond, entropy's histograms alone are shown
+constexpr std::size_t kRankTimeNumbers = 3'000;      // of a table by layer and rank
+constexpr std::size_t kStragglerNumbers = 20'000;    // of the one by layer and expert
 constexpr std::size_t kMostTokensOfExpert = 15;
 constexpr std::size_t kFewTokens = 500;  // fewer than so many are not worth a split by dataset
 constexpr std::size_t kPaths = 40;
@@ -69,9 +72,34 @@ constexpr std::array<std::string_view, 39> kShown = {"/cost/",
                                                      "/ranks/phase_name",
                                                      "/ranks/traffic",
                                                      "/ranks/series"};
-constexpr std::array<std::string_view, 11> kShownOfRanks = {
-    "straggler_seconds", "straggler_share", "balancedness_mean", "balancedness_ratio", "imbalance_p50", "imbalance_p90",
-    "imbalance_p99",     "imbalance_max",   "local_slots",       "remote_slots",       "remote_bytes"};
+constexpr std::array<std::string_view, 28> kShownOfRanks = {"straggler_seconds",
+                                                            "straggler_share",
+                                                            "balancedness_mean",
+                                                            "balancedness_ratio",
+                                                            "imbalance_p50",
+                                                            "imbalance_p90",
+                                                            "imbalance_p99",
+                                                            "imbalance_max",
+                                                            "local_slots",
+                                                            "remote_slots",
+                                                            "remote_bytes",
+                                                            "timed_steps",
+                                                            "layer_dispatch_seconds",
+                                                            "layer_dispatch_wait_seconds",
+                                                            "layer_expert_seconds",
+                                                            "layer_combine_seconds",
+                                                            "layer_combine_wait_seconds",
+                                                            "layer_straggler_seconds",
+                                                            "slowest_steps",
+                                                            "straggler_by_rank",
+                                                            "straggler_by_expert",
+                                                            "cost_sums",
+                                                            "cost_model",
+                                                            "cost_model_covariance",
+                                                            "cost_model_r_squared",
+                                                            "cost_model_of_rank",
+                                                            "cost_model_of_rank_r_squared",
+                                                            "slots_seconds_correlation"};
 constexpr std::array<std::string_view, 4> kShownOfTokens = {"specialisation", "specialisation_baseline",
                                                             "mutual_information", "mutual_information_bias"};
 
@@ -81,7 +109,10 @@ bool is_shown(const Table& table) {
   if (name == "histogram" && path != "/entropy/histogram" && table.size() * 2 > kHistogramNumbers) return false;
   const auto among = [&](const auto& names) { return std::find(names.begin(), names.end(), name) != names.end(); };
   if (path.starts_with("/tokens/")) return among(kShownOfTokens);
-  if (path.starts_with("/ranks/") && among(kShownOfRanks)) return true;
+  if (path.starts_with("/ranks/") && among(kShownOfRanks)) {
+    const bool by_layer = table.dimensions.size() == 3 && table.dimensions[1] == "layer";
+    return !by_layer || table.size() <= (table.dimensions[2] == "rank" ? kRankTimeNumbers : kStragglerNumbers);
+  }
   return std::any_of(kShown.begin(), kShown.end(), [&](std::string_view shown) {
     return shown.ends_with('/') ? path.starts_with(shown) : path == shown;
   });
@@ -328,6 +359,7 @@ Json facts(const Statistics& statistics, const ReportOptions& options) {
   return {{"program", options.program},
           {"sources", options.sources},
           {"target_layer", options.target_layer},
+          {"least_r_squared", static_cast<float>(kLeastRSquared)},
           {"datasets", std::move(datasets)},
           {"model",
            {{"name", model.name},

@@ -427,6 +427,79 @@ class Report(support.TestCase):
         self.assertEqual(len(self.csv("probe-ranks")), E * E)
         self.assert_sound()
 
+    def test_times_of_ranks_and_what_a_slot_costs(self):
+        out, page = self.route(), self.folder / "report.html"
+        rng, n = np.random.default_rng(0), 300
+        slots = rng.integers(100, 900, (2, n)).astype(float)
+        experts = rng.integers(1, 5, (2, n)).astype(float)
+        seconds = {0: 2e-4 + 5e-7 * slots + 3e-5 * experts + rng.normal(scale=1e-5, size=(2, n)), 1: 1e-3 + 1e-7 * slots + rng.normal(scale=1e-3, size=(2, n))}
+        with h5py.File(out / "stats.h5", "r+") as stats:  # a quiet machine, and a busy one
+            for d in range(2):
+                s, e, t = slots, experts, seconds[d]
+                stats["ranks/cost_sums"][d] = np.array([np.ones_like(s), s, e, t, s * s, s * e, e * e, s * t, e * t, t * t]).sum(2).T
+        self.switchyard("report", out, "-o", page, "--bootstrap", 20, "--permutations", 20, "--quiet")
+        for width in (1400, 820, 390):
+            self.open(page, width)
+            self.assertLessEqual(self.browser.evaluate("document.documentElement.scrollWidth"), width)
+            self.assert_sound()
+        figures = [f for f in self.browser.evaluate("Object.keys(switchyard.figures)") if f.startswith(("ranks-parts", "ranks-straggler", "ranks-cost"))]
+        self.assertEqual(figures, ["ranks-parts", "ranks-stragglers", "ranks-straggler-ranks", "ranks-straggler-experts", "ranks-cost-terms", "ranks-cost-fit"])
+        self.assert_figures_answer(figures)
+        note = lambda figure: self.browser.evaluate(f"document.querySelector('#{figure} .note').textContent")
+        shown = lambda rows, column: np.array([np.float32(r[column] or "nan") for r in rows])
+        with h5py.File(out / "stats.h5") as stats:
+            ranks = stats["ranks"]
+            for d in (1, 0):
+                self.choose("ranks-parts", "Dataset", d)
+                rows = self.csv("ranks-parts")
+                self.assertEqual([(int(r["layer"]), int(r["rank"])) for r in rows], [(l, r) for l in range(LAYERS) for r in range(2)])
+                for column, name in {"dispatch": "dispatch", "waiting_in_dispatch": "dispatch_wait", "experts": "expert", "combine": "combine", "waiting_in_combine": "combine_wait"}.items():
+                    np.testing.assert_array_equal(shown(rows, f"{column}_seconds"), ranks[f"layer_{name}_seconds"][d].ravel().astype(np.float32))
+                cost, by_expert = ranks["layer_straggler_seconds"][d], ranks["straggler_by_expert"][d]
+                np.testing.assert_array_equal(shown(self.csv("ranks-stragglers"), "straggler_seconds"), cost.astype(np.float32))
+                self.assertIn(f"layer {cost.argmax()} cost most, {100 * cost.max() / cost.sum():.1f} % of it", note("ranks-stragglers"))
+                rows = self.csv("ranks-straggler-ranks")
+                np.testing.assert_array_equal(shown(rows, "straggler_seconds"), ranks["straggler_by_rank"][d].ravel().astype(np.float32))
+                np.testing.assert_array_equal([int(r["slowest_steps"]) for r in rows], ranks["slowest_steps"][d].ravel())
+                np.testing.assert_array_equal(shown(self.csv("ranks-straggler-experts"), "straggler_seconds"), by_expert.ravel().astype(np.float32))
+                worst = np.unravel_index(np.argsort(-by_expert, axis=None)[:3], by_expert.shape)
+                self.assertIn("Most costly: " + ", ".join(f"expert {e} of layer {l} ({100 * by_expert[l, e] / cost.sum():.1f} %)" for l, e in zip(*worst)), note("ranks-straggler-experts"))
+
+                def fit(s, e, t):
+                    x = np.stack([np.ones(s.size), s.ravel(), e.ravel()], 1)
+                    terms, left = np.linalg.lstsq(x, t.ravel(), rcond=None)[:2]
+                    return terms, 1 - left[0] / ((t - t.mean()) ** 2).sum(), 1.96 * np.sqrt(np.diag(left[0] / (s.size - 3) * np.linalg.inv(x.T @ x)))
+                rows, quality = self.csv("ranks-cost-terms"), self.csv("ranks-cost-fit")
+                self.assertEqual([r["rank"] for r in rows], ["all", "0", "1"])
+                terms, explained, room = fit(slots, experts, seconds[d])
+                for i, name in enumerate(("per_slot", "per_expert"), 1):
+                    np.testing.assert_allclose(float(rows[0][f"{name}_low"]), terms[i] - room[i], rtol=1e-4, atol=1e-10)
+                    np.testing.assert_allclose(float(rows[0][f"{name}_high"]), terms[i] + room[i], rtol=1e-4, atol=1e-10)
+                fits = [(terms, explained)] + [fit(slots[r], experts[r], seconds[d][r])[:2] for r in range(2)]
+                np.testing.assert_allclose([[float(r[f"{name}_seconds"]) for name in ("intercept", "per_slot", "per_expert")] for r in rows], [f[0] for f in fits], rtol=1e-4)
+                np.testing.assert_allclose(shown(quality, "r_squared"), [f[1] for f in fits], rtol=1e-4)
+                np.testing.assert_allclose(shown(quality, "correlation"), [np.nan] + [np.corrcoef(slots[r], seconds[d][r])[0, 1] for r in range(2)], rtol=1e-4)
+                words = f"It explains {100 * explained:.0f} % of the seconds' variance" + ("." if d == 0 else ", too little to be believed: below 0.5")
+                self.assertIn(words, note("ranks-cost-terms"))
+                self.assertEqual(explained > 0.5, d == 0)
+        self.choose("ranks-parts", "Rank", 1)
+        self.assertRegex(self.browser.evaluate("document.getElementById('ranks-parts').textContent"), "Time by layer and part: rank 1")
+        self.assert_sound()
+        with h5py.File(out / "stats.h5", "r+") as stats:  # as of a run of an older version
+            stats["ranks/timed_steps"][1] = 0
+        self.switchyard("report", out, "-o", page, "--bootstrap", 20, "--permutations", 20, "--quiet")
+        self.open(page)
+        self.choose("ranks-parts", "Dataset", 1)
+        for name in figures:
+            self.assertEqual(self.csv(name), [], name)
+            self.assertEqual(self.browser.evaluate(f"document.querySelectorAll('#{name} .mark').length"), 0, name)
+        self.assertIn("not recorded of this dataset", self.browser.evaluate("document.getElementById('ranks-parts').textContent"))
+        self.assert_sound()
+        self.switchyard("report", self.route(ranks=1, corpora=("only",), name="one"), "-o", page, "--quiet")
+        self.open(page)
+        self.assertEqual([f for f in self.browser.evaluate("Object.keys(switchyard.figures)") if f in figures], ["ranks-parts", "ranks-cost-terms", "ranks-cost-fit"])
+        self.assert_sound()
+
     def test_placements_and_virtual_ranks(self):
         run, page = self.route(record="tokens"), self.folder / "report.html"
         place, simulation = self.folder / "place.h5", self.folder / "simulation.h5"

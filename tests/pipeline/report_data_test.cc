@@ -5,8 +5,29 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "pipeline/analysis/cost_model.h"
+
 namespace switchyard {
 namespace {
+
+constexpr std::size_t kRanks = 4;
+
+RankTime random_time(int layers, int experts, std::mt19937_64& random) {
+  RankTime time(layers, experts);
+  time.ranks = kRanks;
+  time.steps = 1000;
+  const std::size_t n = static_cast<std::size_t>(layers) * kRanks;
+  time.slowest_steps.assign(n, 123);
+  for (auto* sums : {&time.seconds.dispatch, &time.seconds.dispatch_wait, &time.seconds.experts, &time.seconds.combine,
+                     &time.seconds.combine_wait, &time.straggler_by_rank})
+    sums->resize(n);
+  time.cost_sums.resize(kRanks * kCostSums);
+  for (auto* sums : {&time.seconds.dispatch, &time.seconds.dispatch_wait, &time.seconds.experts, &time.seconds.combine,
+                     &time.seconds.combine_wait, &time.straggler_by_rank, &time.straggler_seconds,
+                     &time.straggler_by_expert, &time.cost_sums})
+    for (double& sum : *sums) sum = static_cast<double>(random()) * 1e-19;
+  return time;
+}
 
 /// Datasets with every count random, as large as those of `tokens` tokens.
 Statistics random_statistics(int layers, int experts, int top_k, int n_datasets, std::uint32_t ids,
@@ -43,7 +64,7 @@ Statistics random_statistics(int layers, int experts, int top_k, int n_datasets,
                          random() % (tokens / ids / n) + 1);
     std::string name = "dataset ";
     name += std::to_string(d);
-    statistics.datasets.push_back({name, std::move(a), RankLoad(layers, top_k), RankTime(layers, experts)});
+    statistics.datasets.push_back({name, std::move(a), RankLoad(layers, top_k), random_time(layers, experts, random)});
   }
   statistics.vocabulary.assign(100'000,
                                "\xe2\x96\x81"
@@ -76,7 +97,9 @@ TEST(ReportData, SixtyLayersOf64ExpertsAndTenDatasetsFitFiveMegabytes) {
   EXPECT_GT(page.at("tokens").at("id").size(), 100U);
   EXPECT_EQ(page.at("tables").at("/load/count").at("values").size(), 10U * 60 * 64);
   EXPECT_EQ(page.at("compare").at("jsd").at("q").size(), 45U * 60);
-  EXPECT_EQ(page.at("coactivation").at("scopes").size(), 1U);  // of all datasets: of each would not fit
+  EXPECT_EQ(page.at("tables").at("/ranks/layer_expert_seconds").at("values").size(), 10U * 60 * kRanks);
+  EXPECT_FALSE(page.at("tables").contains("/ranks/straggler_by_expert"));  // would not leave room for tokens
+  EXPECT_EQ(page.at("coactivation").at("scopes").size(), 1U);              // of all datasets: of each would not fit
   EXPECT_EQ(page.at("coactivation").at("pairs").at(7).size(), 64U * 63 / 2);
 }
 

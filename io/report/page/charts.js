@@ -116,6 +116,23 @@ function lines(svg, width, options) {
   return options.series.length > 1 || options.key ? seriesKey(svg, width, frame.height, options.series) : frame.height;
 }
 
+/// A bar for each layer, made of parts on top of one another. options: {yLabel, key, series: [{name, values, colour}], words(series, layer, all)}.
+function stackedBars(svg, width, options) {
+  const totals = range(L).map(l => sum(options.series.map(s => s.values[l])));
+  const frame = plot(svg, width, {x: [-0.5, L - 0.5], y: [0, d3.max(totals) || 1], yLabel: options.yLabel, xLabel: "MoE layer", xTicks: layerTicks(width), xText: l => layers[l]});
+  const room = frame.x(1) - frame.x(0), wide = Math.min(60, room * 0.8), parts = svg.append("g");
+  range(L).forEach(l => {
+    let below = 0;
+    options.series.forEach(s => {
+      const high = Math.max(0, s.values[l]), gap = options.series.length > 1 && room > 6 ? 0.5 : 0;
+      mark(parts.append("rect").attr({x: frame.x(l) - wide / 2, width: wide, y: frame.y(below + high), height: Math.max(0, frame.y(below) - frame.y(below + high) - gap), fill: s.colour}), () => options.words(s, l, totals[l]));
+      below += high;
+    });
+  });
+  svg.attr("data-columns", options.series.length);
+  return options.key ? seriesKey(svg, width, frame.height, options.series.map(s => ({name: s.name, colour: s.colour, dash: ""}))) : frame.height;
+}
+
 /// A histogram of equal bins on [low, high] with lines at a mean and a median.
 function histogram(svg, width, options) {
   const n = options.counts.length, total = sum(options.counts);
@@ -133,13 +150,13 @@ function histogram(svg, width, options) {
   return frame.height;
 }
 
-/// Horizontal bars with a text before each. items: [{text, value, words}].
-function rankedBars(svg, width, items, valueText) {
+/// Horizontal bars with a text before each. items: [{text, value, words}]; without any, the text `none`.
+function rankedBars(svg, width, items, valueText, none) {
   if (items.length === 0) {
-    svg.append("text").attr({class: "quiet", x: 10, y: 24}).text("No token was seen often enough.");
+    svg.append("text").attr({class: "quiet", x: 10, y: 24}).text(none || "No token was seen often enough.");
     return 40;
   }
-  const left = Math.min(160, 14 + 8 * Math.max(...items.map(i => i.text.length))), high = 19, room = 74;
+  const left = Math.min(176, 14 + 9 * Math.max(...items.map(i => i.text.length))), high = 19, room = 74;
   const x = d3.scale.linear().domain([0, d3.max(items, i => i.value)]).range([0, width - left - room]);
   svg.append("g").selectAll("text").data(items).enter().append("text").attr({class: "piece", x: left - 6, y: (d, i) => i * high + 14, "text-anchor": "end"}).text(d => d.text.length > 18 ? d.text.slice(0, 17) + "…" : d.text);
   mark(svg.append("g").selectAll("rect").data(items).enter().append("rect").attr({class: "bar", x: left, y: (d, i) => i * high + 3, height: high - 5, width: d => Math.max(1, x(d.value))}), d => d.words);

@@ -44,6 +44,9 @@ function ranksSection(section) {
     draw: (svg, width) => lines(svg, width, {yLabel, key: true, reference, series: shown.map(s => ({name: s[1], values: range(L).map(l => valueAt(s[0], state.dataset, l))})), words: (s, l) => "layer " + layers[l] + "\n" + s.name + ": " + figureText(s.values[l])})}));
   byLayer("ranks-balancedness", "Balancedness of ranks by layer", "Mean over largest load: of each step, then averaged (SGLang), or of sums over steps (vLLM). 1 is even.", "mean / max", [["/ranks/balancedness_mean", "mean of steps"], ["/ranks/balancedness_ratio", "ratio of sums"]], {value: 1, text: "even: 1"});
   byLayer("ranks-imbalance", "Imbalance of ranks by layer", "Largest over mean load less 1, its quantiles over steps (TensorRT-LLM).", "max / mean − 1", [["/ranks/imbalance_p50", "median"], ["/ranks/imbalance_p90", "90 %"], ["/ranks/imbalance_p99", "99 %"], ["/ranks/imbalance_max", "largest"]], {value: 0, text: "even: 0"});
+  redraw.push(...rankTimeFigures(grid, state), ...costModelFigures(grid, state));
+  const leftOut = table("/ranks/timed_steps") ? timeParts.map(p => p.path).concat("/ranks/straggler_by_rank", "/ranks/straggler_by_expert").filter(p => !table(p)) : [];
+  if (leftOut.length > 0) element(section, "p", {class: "note"}, "Too large for this page, but in stats.h5: " + leftOut.join(", ") + ".");
   if (D > 1) choice(controls, "Dataset", withRanks.map(d => [d, names[d]]), state.dataset, v => { state.dataset = +v; redraw.forEach(f => f()); });
   describe();
 }
