@@ -7,6 +7,7 @@
 #include <numeric>
 #include <optional>
 #include <ostream>
+#include <span>
 
 #include "jobs/format.h"
 #include "pipeline/analysis/metrics.h"
@@ -70,12 +71,35 @@ void print_cost(std::ostream& out, const Cost& cost, std::optional<double> peak_
   out << "; " << phase_shares(cost.phase_seconds) << "\n";
 }
 
+/// What waiting for the slowest rank's experts cost, where parts of layers were timed on several ranks.
+void print_stragglers(std::ostream& out, const ModelFacts& model, const Dataset& dataset) {
+  const RankTime& time = dataset.time;
+  if (time.ranks < 2 || time.steps == 0 || time.steps != dataset.ranks.steps) return;
+  const double cost = std::accumulate(time.straggler_seconds.begin(), time.straggler_seconds.end(), 0.0);
+  if (!(cost > 0)) return;
+  const auto layer = std::ranges::max_element(time.straggler_seconds) - time.straggler_seconds.begin();
+  const auto of_layer = std::span(time.straggler_by_expert)
+                            .subspan(static_cast<std::size_t>(layer) * static_cast<std::size_t>(time.experts),
+                                     static_cast<std::size_t>(time.experts));
+  const auto expert = std::ranges::max_element(of_layer) - of_layer.begin();
+  std::array<char, 192> line{};
+  std::snprintf(
+      line.data(), line.size(),
+      "  stragglers: ranks waited %.1f %% of step time for the slowest one's experts; layer %d cost most (%.1f "
+      "%% of it), there expert %td (%.1f %%)\n",
+      100 * cost / dataset.ranks.step_seconds, model.moe_layers[static_cast<std::size_t>(layer)],
+      100 * time.straggler_seconds[static_cast<std::size_t>(layer)] / cost, expert,
+      100 * of_layer[static_cast<std::size_t>(expert)] / cost);
+  out << line.data();
+}
+
 }  // namespace
 
 void print_summary(std::ostream& out, const Statistics& reduced) {
   for (const Dataset& dataset : reduced.datasets) {
     print_dataset(out, reduced.model, dataset);
     print_cost(out, dataset.cost, reduced.peak_flops);
+    print_stragglers(out, reduced.model, dataset);
   }
 }
 

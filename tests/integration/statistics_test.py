@@ -318,8 +318,8 @@ class Statistics(support.TestCase):
         """Waiting, stragglers and the cost model, from the parts' ends and a placement with copies; reduced by one rank, by two, and from a stats file."""
         placement, out = self.folder / "copies.json", self.folder / "run"
         placement.write_text(json.dumps({"rank_of_expert": [[[0, 1, 2], 0, 1, 2, [1, 2], 0, 1, 2]]}))
-        self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--placement", placement,
-                        "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--precision", "f32", "--commit-seconds", 0, "--quiet", ranks=3)
+        routed = self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", out, "--context", 128, "--placement", placement,
+                                 "--batch-tokens", 600, "--block-tokens", 2500, "--record", "counts", "--precision", "f32", "--commit-seconds", 0, ranks=3)
         self.switchyard("reduce", out, "-o", self.folder / "by-two.h5", "--quiet", ranks=2)
         self.switchyard("reduce", out / "stats.h5", "-o", self.folder / "again.h5", "--quiet")
         with h5py.File(out / "routing.h5") as record:
@@ -368,6 +368,13 @@ class Statistics(support.TestCase):
             with h5py.File(path) as stats:
                 for name, values in expected.items():
                     np.testing.assert_allclose(stats[f"ranks/{name}"][0], values, rtol=1e-6, atol=1e-9, err_msg=name)
+        with h5py.File(out / "stats.h5") as stats:
+            cost, of_step = excess.sum(), stats["ranks/step_seconds"][0]
+        layer = excess.sum(0).argmax()
+        self.assertIn(f"stragglers: ranks waited {100 * cost / of_step:.1f} % of step time for the slowest one's experts; layer {layer} cost most ({100 * excess.sum(0)[layer] / cost:.1f} % of it), "
+                      f"there expert {by_expert[layer].argmax()} ({100 * by_expert[layer].max() / cost:.1f} %)\n", routed.stdout)
+        alone = self.switchyard("route", "--model", support.DEMO, "--corpus", f"text={self.corpus},id=id", "--out", self.folder / "alone", "--max-tokens", 500)
+        self.assertNotIn("stragglers", alone.stdout)
 
     def test_ranks_equal_numpy(self):
         # A second corpus, so that its time begins at another block than the run's.
