@@ -329,13 +329,14 @@ void copy_as(const StoredTensor& stored, std::int64_t first, Tensor& to) {
 }
 
 /// Elements [first, first + rows * cols) as [rows, cols].
-Tensor copy_range(const StoredTensor& stored, DType type, std::int64_t first, std::int64_t rows, std::int64_t cols) {
+Tensor copy_range(const StoredTensor& stored, DType type, std::int64_t first, std::int64_t rows, std::int64_t cols,
+                  Device memory) {
   if (stored.dtype != "F32" && stored.dtype != "BF16" && stored.dtype != "F16") {
     throw Error(
         "tensor " + quote_name(stored.name) + " is " + stored.dtype + "; F32, BF16 and F16 can be read as numbers", {},
         "convert the checkpoint to BF16");
   }
-  Tensor result(type, rows, cols);
+  Tensor result(type, rows, cols, memory);
   if (type == DType::f32) {
     copy_as<float>(stored, first, result);
   } else {
@@ -416,13 +417,13 @@ const StoredTensor* SafetensorsFile::find(std::string_view name) const {
   return found == index_.end() ? nullptr : &tensors_[found->second];
 }
 
-Tensor to_tensor(const StoredTensor& stored, DType type) {
+Tensor to_tensor(const StoredTensor& stored, DType type, Device memory) {
   const std::span<const std::int64_t> shape = stored.shape;
-  if (shape.size() < 2) return copy_range(stored, type, 0, 1, product(shape));
-  return copy_range(stored, type, 0, shape[0], product(shape.subspan(1)));
+  if (shape.size() < 2) return copy_range(stored, type, 0, 1, product(shape), memory);
+  return copy_range(stored, type, 0, shape[0], product(shape.subspan(1)), memory);
 }
 
-Tensor to_tensor(const StoredTensor& stored, DType type, std::int64_t begin, std::int64_t end) {
+Tensor to_tensor(const StoredTensor& stored, DType type, std::int64_t begin, std::int64_t end, Device memory) {
   const std::span<const std::int64_t> shape = stored.shape;
   const std::int64_t rows = shape.empty() ? 1 : product(shape.first(shape.size() - 1));
   const std::int64_t cols = shape.empty() ? 1 : shape.back();
@@ -431,7 +432,7 @@ Tensor to_tensor(const StoredTensor& stored, DType type, std::int64_t begin, std
                 quote_name(stored.name) + " were asked for; its shape " + to_string(stored.shape) + " has " +
                 std::to_string(rows));
   }
-  return copy_range(stored, type, begin * cols, end - begin, cols);
+  return copy_range(stored, type, begin * cols, end - begin, cols, memory);
 }
 
 namespace detail {

@@ -52,11 +52,13 @@ class SafetensorsFile {
 };
 
 /// Copies a stored F32, BF16 or F16 tensor, converted to `type`, as [shape[0], product of the rest] ([1, n] for a
-/// vector, [1, 1] for a scalar). Throws Error naming the tensor and its dtype when it is another.
-Tensor to_tensor(const StoredTensor& stored, DType type);
+/// vector, [1, 1] for a scalar), into host memory, pinned or not. Throws Error naming the tensor and its dtype when it
+/// is another.
+Tensor to_tensor(const StoredTensor& stored, DType type, Device memory = Device::cpu);
 /// The same for rows [begin, end) of the stored tensor seen as [product of all but the last dimension, last dimension]
 /// ([1, n] for a vector). Throws Error when the rows are not all there.
-Tensor to_tensor(const StoredTensor& stored, DType type, std::int64_t begin, std::int64_t end);
+Tensor to_tensor(const StoredTensor& stored, DType type, std::int64_t begin, std::int64_t end,
+                 Device memory = Device::cpu);
 
 /// What write_safetensors takes: filled on demand, one tensor at a time, so that a large file needs little memory.
 struct TensorToWrite {

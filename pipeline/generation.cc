@@ -106,10 +106,9 @@ void Generator::choose(TensorView x, Batch& batch, std::span<const std::size_t> 
   }
   for (std::size_t begin = 0; begin < open.size(); begin += kRowsOfLogits) {
     const std::span<const std::size_t> part = open.subspan(begin, std::min(kRowsOfLogits, open.size() - begin));
-    Tensor hidden(DType::f32, static_cast<std::int64_t>(part.size()), x.cols());
-    for (std::size_t i = 0; i < part.size(); ++i)
-      std::ranges::copy(x.row<float>(last_of(part[i])), hidden.row<float>(static_cast<std::int64_t>(i)).begin());
-    const Tensor logits = model_.logits(hidden);
+    std::vector<std::int32_t> rows;
+    for (const std::size_t w : part) rows.push_back(static_cast<std::int32_t>(last_of(w)));
+    const Tensor logits = model_.logits(x, rows);
 #pragma omp parallel for schedule(dynamic, 1)
     for (std::size_t i = 0; i < part.size(); ++i) {
       const Sequence& sequence = sequences[static_cast<std::size_t>(batch.sequence[part[i]])];

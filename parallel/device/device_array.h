@@ -21,9 +21,9 @@ class DeviceArray {
   explicit DeviceArray(std::size_t size) : size_(size) {
     if (size > 0) buffer_ = take_device_buffer(Device::gpu, size * sizeof(T));
   }
-  /// A copy of values of the host. Blocks until it is whole.
+  /// A copy of values of the host, in the compute stream. Does not block.
   explicit DeviceArray(std::span<const T> values) : DeviceArray(values.size()) {
-    copy_bytes(buffer_.data, values.data(), values.size_bytes());
+    upload(buffer_.data, values.data(), values.size_bytes());
   }
   DeviceArray(DeviceArray&& other) noexcept
       : buffer_(std::exchange(other.buffer_, {})), size_(std::exchange(other.size_, 0)) {}

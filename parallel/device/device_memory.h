@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "parallel/buffer_pool.h"
+#include "parallel/device/stream.h"
 #include "parallel/tensor.h"
 
 /// Memory that a GPU works on, from bounded pools of freed buffers. A freed buffer of GPU memory is handed out again at
@@ -18,6 +19,16 @@ void give_device_buffer(Device device, Buffer buffer);
 /// Copies between the devices that two pointers tell of, of which at least one is not pageable host memory. Comes after
 /// what the compute stream was given before, and blocks until it is whole.
 void copy_bytes(void* to, const void* from, std::size_t bytes);
+
+/// Copies from host memory to a GPU's, behind what the compute stream was given before. Does not block: `from` may be
+/// changed at once.
+void upload(void* to, const void* from, std::size_t bytes);
+
+/// Begins a copy in a stream, between GPU memory and pinned memory. Both live until it is done.
+void copy_in(const Stream& stream, void* to, const void* from, std::size_t bytes);
+
+/// Makes f32 or bf16 numbers 0, in the compute stream.
+void clear(Tensor& tensor);
 
 /// A copy of a matrix on another device, or on the same. Of its devices at least one is not the CPU. Comes after what
 /// the compute stream does to `from`, and blocks until it is whole.

@@ -22,9 +22,11 @@ Event::Event(Event&& other) noexcept : handle_(other.handle_) {}
 Event::~Event() {}  // NOLINT(performance-trivially-destructible): the other build's is not
 bool Event::is_done() const { no_cuda(); }
 void Event::wait() const { no_cuda(); }
+double Event::seconds_since(const Event& /*earlier*/) const { no_cuda(); }
 Stream::Stream() { no_cuda(); }
 Stream::~Stream() {}  // NOLINT(performance-trivially-destructible): likewise
 Event Stream::record() const { no_cuda(); }
+Event Stream::record_time() const { no_cuda(); }
 void Stream::wait_for(const Event& /*event*/) const { no_cuda(); }
 void Stream::wait() const { no_cuda(); }
 const Stream& compute_stream() { no_cuda(); }
@@ -32,6 +34,9 @@ const Stream& compute_stream() { no_cuda(); }
 Buffer take_device_buffer(Device /*device*/, std::size_t /*bytes*/) { no_cuda(); }
 void give_device_buffer(Device /*device*/, Buffer /*buffer*/) {}  // none was taken
 void copy_bytes(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
+void upload(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
+void copy_in(const Stream& /*stream*/, void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
+void clear(Tensor& /*tensor*/) { no_cuda(); }
 Tensor copy_to(Device /*device*/, TensorView /*from*/) { no_cuda(); }
 
 }  // namespace switchyard

@@ -15,6 +15,8 @@ class Event {
   bool is_done() const;
   /// Blocks until it is.
   void wait() const;
+  /// Between two of record_time() that have come.
+  double seconds_since(const Event& earlier) const;
 
  private:
   friend class Stream;
@@ -36,12 +38,16 @@ class Stream {
   /// What CUDA's calls take.
   CUstream_st* handle() const { return handle_; }
   Event record() const;
+  /// One that knows when it came.
+  Event record_time() const;
   /// Work begun here from now on comes after the event.
   void wait_for(const Event& event) const;
   /// Blocks until all that was begun here is done. Throws Error when some of it failed.
   void wait() const;
 
  private:
+  Event record(unsigned flags) const;
+
   CUstream_st* handle_ = nullptr;
 };
 

@@ -14,11 +14,12 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 
 }  // namespace
 
-CheckpointTensors::CheckpointTensors(const Checkpoint& checkpoint, const ModelConfig& config, DType type)
+CheckpointTensors::CheckpointTensors(const Checkpoint& checkpoint, const ModelConfig& config, DType type, Device memory)
     : checkpoint_(checkpoint),
       config_(config),
       family_(find_family(config.family, checkpoint.folder().string())),
-      type_(type) {}
+      type_(type),
+      memory_(memory) {}
 
 std::string CheckpointTensors::layer_prefix(int layer) const { return numbered(family_.layer, layer); }
 
@@ -44,7 +45,7 @@ const StoredTensor& CheckpointTensors::find(std::string_view name, const std::ve
 }
 
 Tensor CheckpointTensors::matrix(std::string_view name, std::int64_t rows, std::int64_t cols) const {
-  return to_tensor(find(name, {rows, cols}), type_);
+  return to_tensor(find(name, {rows, cols}), type_, memory_);
 }
 
 std::vector<float> CheckpointTensors::norm(std::string_view name) const {
@@ -54,7 +55,7 @@ std::vector<float> CheckpointTensors::norm(std::string_view name) const {
 
 Tensor CheckpointTensors::router(int layer) const {
   return to_tensor(find(ffn_prefix(layer) + std::string(family_.router), {config_.n_experts, config_.d_model}),
-                   DType::f32);
+                   DType::f32, memory_);
 }
 
 FfnTensors CheckpointTensors::expert(int layer, int expert) const {
@@ -83,9 +84,9 @@ FfnTensors CheckpointTensors::fused_expert(const std::string& prefix, std::int64
   const std::int64_t f = config_.d_ff;
   const StoredTensor& gate_up = find(prefix + std::string(family_.fused_gate_up), {experts, 2 * f, d});
   const StoredTensor& down = find(prefix + std::string(family_.fused_down), {experts, d, f});
-  return {to_tensor(gate_up, type_, expert * 2 * f, expert * 2 * f + f),
-          to_tensor(gate_up, type_, expert * 2 * f + f, (expert + 1) * 2 * f),
-          to_tensor(down, type_, expert * d, (expert + 1) * d)};
+  return {to_tensor(gate_up, type_, expert * 2 * f, expert * 2 * f + f, memory_),
+          to_tensor(gate_up, type_, expert * 2 * f + f, (expert + 1) * 2 * f, memory_),
+          to_tensor(down, type_, expert * d, (expert + 1) * d, memory_)};
 }
 
 }  // namespace switchyard

@@ -22,8 +22,9 @@ struct FfnTensors {
 /// tensor that is missing, of another shape than config.json says, or of an unreadable type.
 class CheckpointTensors {
  public:
-  /// checkpoint and config outlive it. type: what matrices are converted to.
-  CheckpointTensors(const Checkpoint& checkpoint, const ModelConfig& config, DType type);
+  /// checkpoint and config outlive it. type: what matrices are converted to; memory: the host's, or pinned, that they
+  /// are read into.
+  CheckpointTensors(const Checkpoint& checkpoint, const ModelConfig& config, DType type, Device memory = Device::cpu);
 
   const Family& family() const { return family_; }
   /// The tensor of this name, which must be [rows, cols].
@@ -52,6 +53,7 @@ class CheckpointTensors {
   const ModelConfig& config_;
   const Family& family_;
   DType type_;
+  Device memory_;
 };
 
 }  // namespace switchyard

@@ -102,8 +102,9 @@ ExpertMoves move_experts(Weights& weights, const ModelConfig& config, const Expe
   ExpertMoves mine;
   for (Layer& layer : weights.layers) {
     if (layer.moe_layer < 0) continue;
-    const ExpertMoves moved = LayerMove(layer.ffns, from.layer(layer.moe_layer), to.layer(layer.moe_layer), comm.rank())
-                                  .run(config, type, comm);
+    const ExpertMoves moved =
+        LayerMove(layer.experts->on_cpu(), from.layer(layer.moe_layer), to.layer(layer.moe_layer), comm.rank())
+            .run(config, type, comm);
     mine.experts += moved.experts;
     mine.bytes += moved.bytes;
   }

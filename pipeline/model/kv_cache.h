@@ -15,7 +15,8 @@ namespace switchyard {
 class KvCache {
  public:
   /// most_tokens: [sequences] tokens that each will have at most. Throws Error when memory is exhausted.
-  KvCache(const ModelConfig& config, std::span<const std::int64_t> most_tokens, DType type);
+  KvCache(const ModelConfig& config, std::span<const std::int64_t> most_tokens, DType type,
+          Device device = Device::cpu);
 
   std::size_t n_sequences() const { return most_tokens_.size(); }
   std::int64_t most_tokens(std::size_t sequence) const { return most_tokens_[sequence]; }

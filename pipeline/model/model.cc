@@ -4,12 +4,8 @@
 #include <utility>
 
 #include "parallel/error.h"
-#include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/cpu.h"
-#include "pipeline/kernels/matmul.h"
-#include "pipeline/kernels/router.h"
-#include "pipeline/kernels/rows.h"
-#include "pipeline/kernels/token_loss.h"
+#include "pipeline/model/backend.h"
 #include "pipeline/model/weights.h"
 
 namespace switchyard {
@@ -18,38 +14,28 @@ namespace {
 
 DType matmul_type(Precision precision) { return precision == Precision::bf16 ? DType::bf16 : DType::f32; }
 
-/// Notes when each part ended.
-class Stopwatch {
- public:
-  void start() {
-    times_.laps.clear();
-    times_.begin = StepTimes::Clock::now();
-  }
-  void lap(Part part, int moe_layer = -1) { times_.laps.push_back({part, moe_layer, StepTimes::Clock::now()}); }
-  StepTimes take() { return std::exchange(times_, {}); }
-
- private:
-  StepTimes times_;
-};
+std::unique_ptr<Backend> make_backend(const ModelConfig& config, const ModelOptions& options) {
+  const DType type = matmul_type(options.precision);
+  return options.device == Device::gpu ? make_gpu_backend(config, type) : make_cpu_backend(config, type);
+}
 
 /// What one half of a layer adds to the residual stream: at once, or, where a norm comes before, summed apart first.
 class Branch {
  public:
-  Branch(Tensor& x, std::span<const float> norm) : x_(x), norm_(norm) {
-    if (norm.empty()) return;
-    apart_ = Tensor(DType::f32, x.rows(), x.cols());
-    std::fill_n(apart_.data<float>(), x.rows() * x.cols(), 0.0F);
+  Branch(Tensor& x, const Norm* norm, const Backend& backend) : x_(x), norm_(norm), backend_(backend) {
+    if (norm != nullptr) apart_ = backend.zeros(x.rows(), x.cols());
   }
   /// What to add to.
-  Tensor& sum() { return norm_.empty() ? x_ : apart_; }
+  Tensor& sum() { return norm_ == nullptr ? x_ : apart_; }
   /// x += norm(sum), once all is added.
-  void join(float epsilon) {
-    if (!norm_.empty()) add_rows(x_, rms_norm(apart_, norm_, epsilon, DType::f32));
+  void join() {
+    if (norm_ != nullptr) backend_.add_rows(x_, norm_->apply(apart_, DType::f32));
   }
 
  private:
   Tensor& x_;
-  std::span<const float> norm_;
+  const Norm* norm_;
+  const Backend& backend_;
   Tensor apart_;  // [n, d_model] f32
 };
 
@@ -112,13 +98,11 @@ struct Model::State {
   bool equal_packing_checked = false;
   const Communicator* comm;
   ExpertTransport* transport;
+  std::unique_ptr<Backend> backend;
   Weights weights;
-  AttentionShape attention_shape;
-  RopeTable rope;
-  Stopwatch stopwatch;
+  StepWatch watch;
 
-  void add_attention(Tensor& x, const Layer& layer, const Batch& batch, KvCache* cache);
-  Tensor attend(TensorView qkv, const Layer& layer, const Batch& batch, KvCache* cache);
+  void add_attention(Tensor& x, const Layer& layer, BatchAttention& attention);
   void add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer);
   void add_dense(Tensor& x, const Layer& layer);
 };
@@ -126,24 +110,17 @@ struct Model::State {
 Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
              const Communicator& comm, ExpertTransport& transport, ModelOptions options) {
   check_placement(config, placement, comm.size());
-  if (options.precision == Precision::bf16 && !cpu_has_bf16()) {
-    throw Error("this CPU does not multiply bf16 (it has neither AMX nor AVX512-BF16)", "", "use --precision f32");
-  }
-  const DType type = matmul_type(options.precision);
+  std::unique_ptr<Backend> backend = make_backend(config, options);
+  Weights weights = load_weights(checkpoint, config, placement, comm.rank(), *backend);
+  StepWatch watch(backend->make_clock());
   state_.reset(new State{.config = config,
-                         .type = type,
+                         .type = backend->type(),
                          .placement = placement,
                          .comm = &comm,
                          .transport = &transport,
-                         .weights = load_weights(checkpoint, config, placement, comm.rank(), type),
-                         .attention_shape = {.n_heads = config.n_heads,
-                                             .n_kv_heads = config.n_kv_heads,
-                                             .head_dim = config.head_dim,
-                                             .sliding_window = config.sliding_window,
-                                             .scale = config.attention_scale,
-                                             .softcap = config.attention_softcap},
-                         .rope = RopeTable(config.rope_theta, config.head_dim),
-                         .stopwatch = {}});
+                         .backend = std::move(backend),
+                         .weights = std::move(weights),
+                         .watch = std::move(watch)});
 }
 
 Model::~Model() = default;
@@ -157,109 +134,103 @@ TokenLosses Model::forward(const Batch& batch, RoutingObserver& observer) {
 
 Tensor Model::embed(const Batch& batch) {
   check_batch(batch, state_->config);
-  state_->stopwatch.start();
-  return switchyard::embed(state_->weights.embedding, batch.tokens, state_->config.embedding_scale);
+  state_->watch.start();
+  return state_->weights.embedding->rows(batch.tokens);
 }
 
 void Model::run_layers(Tensor& x, const Batch& batch, int first, int last, RoutingObserver& observer, KvCache* cache) {
   State& s = *state_;
   if (cache != nullptr) check_continued(batch, *cache);
+  const std::unique_ptr<BatchAttention> attention = s.backend->make_attention(batch, cache);
   for (int index = first; index < last; ++index) {
     const Layer& layer = s.weights.layers[static_cast<std::size_t>(index)];
-    s.add_attention(x, layer, batch, cache);
+    s.add_attention(x, layer, *attention);
     if (layer.router) {
       s.add_experts(x, layer, observer);
     } else {
       s.add_dense(x, layer);
     }
     observer.layer_output(index, x);
-    s.stopwatch.lap(Part::observe);
+    s.watch.lap(Part::observe);
   }
 }
 
 TokenLosses Model::head(TensorView x, const Batch& batch) {
   State& s = *state_;
-  const Tensor last = rms_norm(x, s.weights.final_norm, s.config.norm_epsilon, s.type);  // [n, d_model]
-  TokenLosses losses = token_loss(last, s.weights.head, batch.targets);
-  s.stopwatch.lap(Part::head);
+  const Tensor last = s.weights.final_norm->apply(x, s.type);  // [n, d_model]
+  TokenLosses losses = s.weights.head->losses(last, batch.targets);
+  s.watch.lap(Part::head);
   return losses;
 }
 
-void Model::State::add_attention(Tensor& x, const Layer& layer, const Batch& batch, KvCache* cache) {
-  const Tensor h = rms_norm(x, layer.attention_norm, config.norm_epsilon, type);  // [n, d_model]
-  const Tensor qkv = matmul(h, layer.qkv);                                        // [n, qkv columns] f32
-  Branch branch(x, layer.attention_post_norm);
-  add_matmul(branch.sum(), attend(qkv, layer, batch, cache), layer.output);
-  branch.join(config.norm_epsilon);
-  stopwatch.lap(Part::attention, layer.moe_layer);
-}
-
-Tensor Model::State::attend(TensorView qkv, const Layer& layer, const Batch& batch, KvCache* cache) {
-  if (cache != nullptr)
-    return continue_attention(qkv, {batch.window_offsets, batch.sequence, batch.start}, attention_shape, rope, type,
-                              cache->layer(layer.index));
-  const Heads heads = split_heads(qkv, batch.window_offsets, attention_shape, rope, type);  // rotated
-  return attention(heads, batch.window_offsets, attention_shape);
+void Model::State::add_attention(Tensor& x, const Layer& layer, BatchAttention& attention) {
+  const Tensor h = layer.attention_norm->apply(x, type);  // [n, d_model]
+  const Tensor qkv = layer.qkv->multiply(h);              // [n, qkv columns] f32
+  Branch branch(x, layer.attention_post_norm.get(), *backend);
+  layer.output->add_product(branch.sum(), attention.attend(qkv, layer.index));
+  branch.join();
+  watch.lap(Part::attention, layer.moe_layer);
 }
 
 // x += shared(h) + sum over k of weight * expert(h), the experts spread over ranks. Collective.
 void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer) {
   const int moe_layer = layer.moe_layer;
-  const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, DType::f32);  // [n, d_model]
+  const Tensor h = layer.ffn_norm->apply(x, DType::f32);  // [n, d_model]
   observer.ffn_input(moe_layer, h);
-  Routing routing = route(h, *layer.router, config.router_rule(), "layer " + std::to_string(layer.index));
+  Routing routing = layer.router->route(h, "layer " + std::to_string(layer.index));
   observer.decide(moe_layer, routing);
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
-  stopwatch.lap(Part::router, moe_layer);
+  watch.lap(Part::router, moe_layer);
 
   const auto plan = ExchangePlan::make(routing.expert_ids(), placement.layer(moe_layer), *comm);
-  Exchange out = transport->start_dispatch(plan, gather_slots(h, plan.pack_order(), config.top_k, type));  // in flight
-  stopwatch.lap(Part::dispatch, moe_layer);
+  const std::unique_ptr<PlannedRows> planned = backend->make_rows(plan, config.top_k);
+  Exchange out = transport->start_dispatch(plan, planned->pack(h));  // in flight
+  watch.lap(Part::dispatch, moe_layer);
   observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded
-  stopwatch.lap(Part::record, moe_layer);
-  Branch branch(x, layer.ffn_post_norm);
+  watch.lap(Part::record, moe_layer);
+  Branch branch(x, layer.ffn_post_norm.get(), *backend);
   if (layer.shared) {  // ... and every token visits these
-    add_gated_ffn(branch.sum(), rms_norm(x, layer.ffn_norm, config.norm_epsilon, type), *layer.shared);
-    stopwatch.lap(Part::shared, moe_layer);
+    layer.shared->add_to(branch.sum(), layer.ffn_norm->apply(x, type));
+    watch.lap(Part::shared, moe_layer);
   }
   Tensor arrived = std::move(out).finish();
-  stopwatch.lap(Part::dispatch_wait, moe_layer);
-  const Tensor rows = gather(std::move(arrived), plan.group_order());  // [n_receive, d_model]
-  stopwatch.lap(Part::group, moe_layer);
+  watch.lap(Part::dispatch_wait, moe_layer);
+  const Tensor rows = planned->group(std::move(arrived));  // [n_receive, d_model]
+  watch.lap(Part::group, moe_layer);
 
-  Tensor done = run_experts(rows, plan.rows_per_expert(), layer.ffns);
-  stopwatch.lap(Part::experts, moe_layer);
+  Tensor done = layer.experts->run(rows, plan.rows_per_expert());
+  watch.lap(Part::experts, moe_layer);
 
-  Exchange back = transport->start_combine(plan, scatter(std::move(done), plan.group_order()));
-  stopwatch.lap(Part::scatter, moe_layer);
+  Exchange back = transport->start_combine(plan, planned->ungroup(std::move(done)));
+  watch.lap(Part::scatter, moe_layer);
   const Tensor returned = std::move(back).finish();  // [n * k, d_model], packed order
-  stopwatch.lap(Part::combine_wait, moe_layer);
+  watch.lap(Part::combine_wait, moe_layer);
   observer.expert_outputs(moe_layer, returned, plan);
-  add_weighted(branch.sum(), returned, combine_weights, plan.pack_order());
-  branch.join(config.norm_epsilon);
-  stopwatch.lap(Part::combine, moe_layer);
+  planned->add_weighted(branch.sum(), returned, combine_weights);
+  branch.join();
+  watch.lap(Part::combine, moe_layer);
 }
 
 void Model::State::add_dense(Tensor& x, const Layer& layer) {
-  const Tensor h = rms_norm(x, layer.ffn_norm, config.norm_epsilon, type);
-  Branch branch(x, layer.ffn_post_norm);
-  add_gated_ffn(branch.sum(), h, layer.ffns.front());
-  branch.join(config.norm_epsilon);
-  stopwatch.lap(Part::dense);
+  const Tensor h = layer.ffn_norm->apply(x, type);
+  Branch branch(x, layer.ffn_post_norm.get(), *backend);
+  layer.dense->add_to(branch.sum(), h);
+  branch.join();
+  watch.lap(Part::dense);
 }
 
 KvCache Model::make_cache(std::span<const std::int64_t> most_tokens) const {
-  return {state_->config, most_tokens, state_->type};
+  return {state_->config, most_tokens, state_->type, state_->backend->device()};
 }
 
 std::span<const GatedFfn> Model::local_experts(int moe_layer) const {
   const auto index = static_cast<std::size_t>(state_->config.moe_layers[static_cast<std::size_t>(moe_layer)]);
-  return state_->weights.layers[index].ffns;
+  return state_->weights.layers[index].experts->on_cpu();
 }
 
-Tensor Model::logits(TensorView hidden) const {
-  return matmul(rms_norm(hidden, state_->weights.final_norm, state_->config.norm_epsilon, state_->type),
-                state_->weights.head);
+Tensor Model::logits(TensorView x, std::span<const std::int32_t> rows) const {
+  const Tensor taken = state_->backend->take_rows(x, rows);
+  return state_->weights.head->logits(state_->weights.final_norm->apply(taken, state_->type));
 }
 
 const ModelConfig& Model::config() const { return state_->config; }
@@ -275,7 +246,7 @@ ExpertMoves Model::move_experts(const ExpertPlacement& placement) {
   return moves;
 }
 
-StepTimes Model::take_times() { return state_->stopwatch.take(); }
+StepTimes Model::take_times() { return state_->watch.take(); }
 
 std::uint64_t Model::row_bytes() const {
   return static_cast<std::uint64_t>(state_->config.d_model * size_of(state_->type));

@@ -24,6 +24,7 @@ enum class Precision : std::uint8_t { bf16, f32 };
 
 struct ModelOptions {
   Precision precision = Precision::bf16;
+  Device device = Device::cpu;  // or gpu: that of this process (use_gpu)
 };
 
 /// Memory a rank needs, from the checkpoint's shapes alone (for --dry-run and the start-up line).
@@ -63,9 +64,9 @@ class Model {
   /// The experts of a MoE layer that this rank holds, ascending.
   std::span<const GatedFfn> local_experts(int moe_layer) const;
 
-  /// Output logits [n, vocabulary] f32 of the last layer's hidden state [n, d_model] f32. Not collective. For a few
-  /// rows: forward never holds a batch's logits.
-  Tensor logits(TensorView hidden) const;
+  /// Output logits [m, vocabulary] f32, in host memory, of rows of the last layer's hidden state x [n, d_model] f32.
+  /// Not collective. For a few rows: forward never holds a batch's logits.
+  Tensor logits(TensorView x, std::span<const std::int32_t> rows) const;
 
   const ModelConfig& config() const;
   /// Where experts are now; lives as long as the model.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "io/routing_schema.h"
+#include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/gated_ffn.h"
 #include "pipeline/model/routing.h"
 
@@ -47,6 +48,14 @@ struct ModelConfig {
   bool is_moe(int layer) const { return std::ranges::binary_search(moe_layers, layer); }
   int n_moe_layers() const { return static_cast<int>(moe_layers.size()); }
   RouterRule router_rule() const { return {.top_k = top_k, .renormalise = renormalise}; }
+  AttentionShape attention_shape() const {
+    return {.n_heads = n_heads,
+            .n_kv_heads = n_kv_heads,
+            .head_dim = head_dim,
+            .sliding_window = sliding_window,
+            .scale = attention_scale,
+            .softcap = attention_softcap};
+  }
   ModelFacts facts(const std::string& name) const;
 };
 

@@ -66,4 +66,25 @@ std::vector<float> StepTimes::layer_ends(int n_moe_layers) const {
   return ends;
 }
 
+void StepWatch::start() {
+  clock_->take();
+  laps_.clear();
+  clock_->note();
+}
+
+void StepWatch::lap(Part part, int moe_layer) {
+  laps_.push_back({part, moe_layer});
+  clock_->note();
+}
+
+StepTimes StepWatch::take() {
+  const std::vector<StepTimes::Clock::time_point> points = clock_->take();
+  StepTimes times;
+  if (!points.empty()) times.begin = points.front();
+  for (std::size_t i = 0; i < laps_.size(); ++i)
+    times.laps.push_back({laps_[i].part, laps_[i].moe_layer, points[i + 1]});
+  laps_.clear();
+  return times;
+}
+
 }  // namespace switchyard

@@ -4,7 +4,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace switchyard {
@@ -56,6 +58,33 @@ struct StepTimes {
   /// [n_moe_layers, kLayerParts] seconds from the step's begin to the end of each part. A part that was left out ends
   /// when the one before it does.
   std::vector<float> layer_ends(int n_moe_layers) const;
+};
+
+/// Notes points in time of what a device computes: where the caller is, or, of a device that works behind it, where
+/// that has done what it was given up to then.
+class LapClock {
+ public:
+  virtual ~LapClock() = default;
+  virtual void note() = 0;
+  /// The points since the last call. Blocks until the last of them has come.
+  virtual std::vector<StepTimes::Clock::time_point> take() = 0;
+};
+
+/// Notes when each part of a step ended.
+class StepWatch {
+ public:
+  explicit StepWatch(std::unique_ptr<LapClock> clock) : clock_(std::move(clock)) {}
+  void start();
+  void lap(Part part, int moe_layer = -1);
+  StepTimes take();
+
+ private:
+  struct Lap {
+    Part part;
+    int moe_layer;
+  };
+  std::unique_ptr<LapClock> clock_;
+  std::vector<Lap> laps_;
 };
 
 }  // namespace switchyard

@@ -1,8 +1,8 @@
 #include "pipeline/model/weights.h"
 
-#include <cstring>
-#include <initializer_list>
+#include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "pipeline/model/checkpoint_tensors.h"
@@ -11,88 +11,89 @@ namespace switchyard {
 
 namespace {
 
-/// Stacks matrices of equal width.
-Tensor stack(std::initializer_list<const Tensor*> parts) {
-  std::int64_t rows = 0;
-  for (const Tensor* part : parts) rows += part->rows();
-  Tensor all((*parts.begin())->dtype(), rows, (*parts.begin())->cols());
-  std::byte* to = all.bytes();
-  for (const Tensor* part : parts) {
-    const auto bytes = static_cast<std::size_t>(part->rows() * part->row_bytes());
-    std::memcpy(to, part->bytes(), bytes);
-    to += bytes;
-  }
-  return all;
+template <typename... Parts>
+std::vector<Tensor> list_of(Parts... parts) {
+  std::vector<Tensor> list;
+  (list.push_back(std::move(parts)), ...);
+  return list;
 }
 
 class Loader {
  public:
-  Loader(const Checkpoint& checkpoint, const ModelConfig& config, DType type)
-      : tensors_(checkpoint, config, type), config_(config), family_(tensors_.family()) {}
+  Loader(const Checkpoint& checkpoint, const ModelConfig& config, Backend& backend)
+      : tensors_(checkpoint, config, backend.type(), backend.staging()),
+        config_(config),
+        family_(tensors_.family()),
+        backend_(backend) {}
 
-  Tensor embedding() const { return tensors_.matrix(family_.embedding, config_.vocabulary, config_.d_model); }
+  std::unique_ptr<Embedding> embedding() const {
+    return backend_.make_embedding(tensors_.matrix(family_.embedding, config_.vocabulary, config_.d_model));
+  }
   // The head is linear: a scale of the logits is one of what enters it, and here it costs nothing.
-  std::vector<float> final_norm() const {
+  std::unique_ptr<Norm> final_norm() const {
     std::vector<float> norm = tensors_.norm(family_.final_norm);
     for (float& weight : norm) weight *= config_.logit_scale;
-    return norm;
+    return backend_.make_norm(std::move(norm));
   }
-  PackedWeights head() const {
+  std::unique_ptr<Head> head() const {
     const std::string_view name = config_.tied_embeddings ? family_.embedding : family_.head;
-    return PackedWeights(tensors_.matrix(name, config_.vocabulary, config_.d_model));
+    return backend_.make_head(tensors_.matrix(name, config_.vocabulary, config_.d_model));
   }
 
   Layer attention(int index) const {
     const std::string prefix = tensors_.layer_prefix(index);
     return {.index = index,
             .moe_layer = -1,
-            .attention_norm = tensors_.norm(prefix + std::string(family_.attention_norm)),
+            .attention_norm = norm(prefix, family_.attention_norm),
             .qkv = qkv(prefix),
-            .output = PackedWeights(tensors_.matrix(prefix + std::string(family_.output), config_.d_model, width())),
-            .attention_post_norm = optional_norm(prefix, family_.attention_post_norm),
-            .ffn_norm = tensors_.norm(prefix + std::string(family_.ffn_norm)),
-            .ffn_post_norm = optional_norm(prefix, family_.ffn_post_norm),
-            .router = std::nullopt,
-            .shared = std::nullopt,
-            .ffns = {}};
+            .output = backend_.make_matrix(
+                list_of(tensors_.matrix(prefix + std::string(family_.output), config_.d_model, width()))),
+            .attention_post_norm = norm(prefix, family_.attention_post_norm),
+            .ffn_norm = norm(prefix, family_.ffn_norm),
+            .ffn_post_norm = norm(prefix, family_.ffn_post_norm),
+            .router = nullptr,
+            .experts = nullptr,
+            .shared = nullptr,
+            .dense = nullptr};
   }
 
-  void add_dense(Layer& layer) const { layer.ffns.push_back(pack(tensors_.dense(layer.index))); }
+  void add_dense(Layer& layer) const { layer.dense = backend_.make_feed_forward(tensors_.dense(layer.index)); }
 
   void add_experts(Layer& layer, int moe_layer, std::span<const std::int32_t> local_experts) const {
     layer.moe_layer = moe_layer;
-    layer.router = tensors_.router(layer.index);
-    if (config_.shared_d_ff > 0) layer.shared = pack(tensors_.shared(layer.index));
-    for (const int expert : local_experts) layer.ffns.push_back(pack(tensors_.expert(layer.index, expert)));
+    layer.router = backend_.make_router(tensors_.router(layer.index));
+    if (config_.shared_d_ff > 0) layer.shared = backend_.make_feed_forward(tensors_.shared(layer.index));
+    layer.experts = backend_.make_experts(static_cast<std::int64_t>(local_experts.size()));
+    for (const int expert : local_experts) layer.experts->add(tensors_.expert(layer.index, expert));
   }
 
  private:
   std::int64_t width() const { return static_cast<std::int64_t>(config_.n_heads) * config_.head_dim; }
 
-  PackedWeights qkv(const std::string& prefix) const {
+  std::unique_ptr<Matrix> qkv(const std::string& prefix) const {
     const std::int64_t kv_width = static_cast<std::int64_t>(config_.n_kv_heads) * config_.head_dim;
-    const Tensor q = tensors_.matrix(prefix + std::string(family_.query), width(), config_.d_model);
-    const Tensor k = tensors_.matrix(prefix + std::string(family_.key), kv_width, config_.d_model);
-    const Tensor v = tensors_.matrix(prefix + std::string(family_.value), kv_width, config_.d_model);
-    return PackedWeights(stack({&q, &k, &v}));
+    return backend_.make_matrix(
+        list_of(tensors_.matrix(prefix + std::string(family_.query), width(), config_.d_model),
+                tensors_.matrix(prefix + std::string(family_.key), kv_width, config_.d_model),
+                tensors_.matrix(prefix + std::string(family_.value), kv_width, config_.d_model)));
   }
 
-  std::vector<float> optional_norm(const std::string& prefix, std::string_view name) const {
-    return name.empty() ? std::vector<float>() : tensors_.norm(prefix + std::string(name));
+  /// None where the family has none.
+  std::unique_ptr<Norm> norm(const std::string& prefix, std::string_view name) const {
+    return name.empty() ? nullptr : backend_.make_norm(tensors_.norm(prefix + std::string(name)));
   }
-
-  GatedFfn pack(const FfnTensors& ffn) const { return {ffn.gate, ffn.up, ffn.down, config_.activation}; }
 
   CheckpointTensors tensors_;
   const ModelConfig& config_;
   const Family& family_;
+  Backend& backend_;
 };
 
 }  // namespace
 
 Weights load_weights(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
-                     int rank, DType type) {
-  const Loader loader(checkpoint, config, type);
+                     int rank, Backend& backend) {
+  const Loader loader(checkpoint, config, backend);
   Weights weights{
       .embedding = loader.embedding(), .layers = {}, .final_norm = loader.final_norm(), .head = loader.head()};
   int moe_layer = 0;
@@ -106,6 +107,7 @@ Weights load_weights(const Checkpoint& checkpoint, const ModelConfig& config, co
     }
     weights.layers.push_back(std::move(layer));
   }
+  backend.loaded();
   return weights;
 }
 

@@ -119,7 +119,8 @@ class GenerationTest : public ::testing::TestWithParam<const char*> {
         KeepAll seen;
         Tensor x = model.embed(batch);
         model.run_layers(x, batch, 0, config_.n_layers, seen);
-        const Tensor logits = model.logits(x.rows(x.rows() - 1, x.rows()));
+        const std::vector<std::int32_t> last = {static_cast<std::int32_t>(x.rows() - 1)};
+        const Tensor logits = model.logits(x, last);
         const std::span<const float> row = logits.view().row<float>(0);
         answer.push_back(options_.temperature == 0
                              ? static_cast<std::uint32_t>(std::ranges::max_element(row) - row.begin())

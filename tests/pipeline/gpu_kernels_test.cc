@@ -191,10 +191,12 @@ TEST(GpuKernelsTest, AttentionIsThatOfTheCpu) {
         const Tensor qkv = random_tensor(offsets.back(), shape.qkv_columns(), 9);
         const Tensor expected = attention(split_heads(qkv, offsets, shape, rope, DType::f32), offsets, shape);
         const gpu::DeviceWindows windows(offsets);
-        const gpu::DeviceRope angles = gpu::copy_rope(rope, windows.longest, head_dim);
+        const gpu::DeviceRope angles = gpu::copy_rope(rope, windows.positions, head_dim);
         for (const DType type : {DType::f32, DType::bf16}) {
-          const Tensor found = copy_to(
-              Device::cpu, gpu::attention(gpu::split_heads(on_gpu(qkv), windows, shape, angles, type), windows, shape));
+          Tensor k(type, qkv.rows(), std::int64_t{2} * head_dim, Device::gpu);
+          Tensor v(type, qkv.rows(), std::int64_t{2} * head_dim, Device::gpu);
+          const Tensor q = gpu::split_heads(on_gpu(qkv), windows, shape, angles, k, v);
+          const Tensor found = copy_to(Device::cpu, gpu::attention(q, k, v, windows, shape));
           float worst = 0;
           for (std::int64_t i = 0; i < expected.rows() * expected.cols(); ++i) {
             const float error = std::fabs(element(found, i) - element(expected, i));
@@ -262,8 +264,9 @@ TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
   const Tensor rows = random_tensor(700, kWidth, 14, DType::bf16);
   const Tensor gate_up = random_weights(kExperts * 2 * kInner, kWidth, 15, DType::bf16);
   const Tensor down = random_weights(kExperts * kWidth, kInner, 16, DType::bf16);
-  const gpu::GatedExperts experts{gpu::make_cublaslt_grouped_matmul({on_gpu(gate_up), kExperts}),
-                                  gpu::make_cublaslt_grouped_matmul({on_gpu(down), kExperts}), Activation::gelu};
+  const gpu::GatedExperts experts{gpu::make_cublaslt_grouped_matmul({on_gpu(gate_up), kExperts}, DType::f32),
+                                  gpu::make_cublaslt_grouped_matmul({on_gpu(down), kExperts}, DType::bf16),
+                                  Activation::gelu};
   const std::vector<std::int32_t> rows_per_expert = {1, 0, 642, 57};
   const Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
   std::int64_t row = 0;

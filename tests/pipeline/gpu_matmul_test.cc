@@ -73,7 +73,7 @@ TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpert) {
   constexpr std::int64_t kOut = 6;
   constexpr std::int64_t kIn = 9;  // rows begin at any multiple of 18 or 36 bytes
   const Tensor weights = random_tensor(GetParam(), kExperts * kOut, kIn, 3);
-  const auto experts = gpu::make_cublaslt_grouped_matmul({copy_to(Device::gpu, weights), kExperts});
+  const auto experts = gpu::make_cublaslt_grouped_matmul({copy_to(Device::gpu, weights), kExperts}, GetParam());
   const std::vector<std::int32_t> rows_per_expert = {3, 0, 1, 70, 0};
   const Tensor rows = random_tensor(GetParam(), 74, kIn, 4);
   const Tensor found = copy_to(Device::cpu, experts->run(copy_to(Device::gpu, rows), rows_per_expert));

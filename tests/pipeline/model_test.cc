@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 
 #include "parallel/error.h"
@@ -167,7 +168,10 @@ TEST_P(Golden, LogitsAndArgMaxAgreeWithTheReference) {
   OneRank one(golden.folder(), bounds().precision);
   KeepAll seen;
   const TokenLosses losses = one.forward(golden.batch(), seen);
-  const Tensor logits = one.model().logits(to_matrix(seen.hiddens.back(), one.model().config().d_model));
+  const Tensor last = to_matrix(seen.hiddens.back(), one.model().config().d_model);
+  std::vector<std::int32_t> rows(static_cast<std::size_t>(last.rows()));
+  std::iota(rows.begin(), rows.end(), 0);
+  const Tensor logits = one.model().logits(last, rows);
   const std::vector<float> expected = golden.floats("logits");
   ASSERT_EQ(logits.rows() * logits.cols(), static_cast<std::int64_t>(expected.size()));
   expect_close({logits.data<float>(), expected.size()}, expected);

@@ -1,5 +1,7 @@
 #include "parallel/device/device_memory.h"
 
+#include <cstring>
+#include <deque>
 #include <string>
 
 #include "parallel/device/cuda/cuda_check.h"
@@ -46,6 +48,31 @@ cudaError_t allocate(Device device, std::size_t bytes, void** data) {
               {}, "use smaller batches or more ranks, each with its own GPU");
 }
 
+/// Pinned copies of what is on its way to the GPU. From one thread, as is all work in the compute stream.
+class Uploads {
+ public:
+  void start(void* to, const void* from, std::size_t bytes) {
+    for (; !flying_.empty() && flying_.front().done.is_done(); flying_.pop_front())
+      give_device_buffer(Device::pinned, flying_.front().copy);
+    const Buffer copy = take_device_buffer(Device::pinned, bytes);
+    std::memcpy(copy.data, from, bytes);
+    copy_in(compute_stream(), to, copy.data, bytes);
+    flying_.push_back({compute_stream().record(), copy});
+  }
+
+ private:
+  struct Flying {
+    Event done;
+    Buffer copy;
+  };
+  std::deque<Flying> flying_;
+};
+
+Uploads& uploads() {
+  static Uploads& instance = *new Uploads;  // what is left in it at the end goes with the process
+  return instance;
+}
+
 }  // namespace
 
 Buffer take_device_buffer(Device device, std::size_t bytes) {
@@ -71,6 +98,19 @@ void copy_bytes(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;
   SWITCHYARD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, compute_stream().handle()));
   compute_stream().wait();
+}
+
+void upload(void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) uploads().start(to, from, bytes);
+}
+
+void copy_in(const Stream& stream, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) SWITCHYARD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream.handle()));
+}
+
+void clear(Tensor& tensor) {
+  const auto bytes = static_cast<std::size_t>(tensor.rows() * tensor.row_bytes());
+  if (bytes > 0) SWITCHYARD_CUDA(cudaMemsetAsync(tensor.bytes(), 0, bytes, compute_stream().handle()));
 }
 
 Tensor copy_to(Device device, TensorView from) {

@@ -21,13 +21,23 @@ bool Event::is_done() const {
 
 void Event::wait() const { SWITCHYARD_CUDA(cudaEventSynchronize(handle_)); }
 
+double Event::seconds_since(const Event& earlier) const {
+  float milliseconds = 0;
+  SWITCHYARD_CUDA(cudaEventElapsedTime(&milliseconds, earlier.handle_, handle_));
+  return static_cast<double>(milliseconds) / 1e3;
+}
+
 Stream::Stream() { SWITCHYARD_CUDA(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking)); }
 
 Stream::~Stream() { cudaStreamDestroy(handle_); }
 
-Event Stream::record() const {
+Event Stream::record() const { return record(cudaEventDisableTiming); }
+
+Event Stream::record_time() const { return record(cudaEventDefault); }
+
+Event Stream::record(unsigned flags) const {
   CUevent_st* handle = nullptr;
-  SWITCHYARD_CUDA(cudaEventCreateWithFlags(&handle, cudaEventDisableTiming));
+  SWITCHYARD_CUDA(cudaEventCreateWithFlags(&handle, flags));
   Event event(handle);
   SWITCHYARD_CUDA(cudaEventRecord(handle, handle_));
   return event;

@@ -14,7 +14,7 @@ class GroupedMatmul {
  public:
   virtual ~GroupedMatmul() = default;
   /// rows [n, n_in] of the weights' type, the first rows_per_expert[0] of them the first expert's, and so on -> [n,
-  /// n_out] of the same type. In the compute stream.
+  /// n_out] of the type that it was made for. In the compute stream.
   virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) = 0;
 };
 
@@ -27,7 +27,7 @@ struct StackedWeights {
   std::int64_t n_in() const { return weights.cols(); }
 };
 
-/// A product of cublasLt for each expert that has rows: pinned_product.h.
-std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights);
+/// A product of cublasLt for each expert that has rows: pinned_product.h. Results of type `out`.
+std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights, DType out);
 
 }  // namespace switchyard::gpu

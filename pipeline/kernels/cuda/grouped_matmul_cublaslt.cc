@@ -9,15 +9,15 @@ namespace {
 
 class LoopOfProducts : public GroupedMatmul {
  public:
-  explicit LoopOfProducts(StackedWeights weights)
+  LoopOfProducts(StackedWeights weights, DType out)
       : weights_(std::move(weights)),
-        product_(PinnedProduct::get(
-            {weights_.n_out(), weights_.n_in(), weights_.weights.dtype(), weights_.weights.dtype(), false})) {}
+        out_(out),
+        product_(PinnedProduct::get({weights_.n_out(), weights_.n_in(), weights_.weights.dtype(), out, false})) {}
 
   Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) override {
     assert(static_cast<std::int64_t>(rows_per_expert.size()) == weights_.n_experts);
     assert(rows.cols() == weights_.n_in() && rows.dtype() == weights_.weights.dtype());
-    Tensor out(rows.dtype(), rows.rows(), weights_.n_out(), Device::gpu);
+    Tensor out(out_, rows.rows(), weights_.n_out(), Device::gpu);
     std::int64_t begin = 0;
     std::int64_t weight_row = 0;
     for (const std::int32_t n : rows_per_expert) {
@@ -32,13 +32,14 @@ class LoopOfProducts : public GroupedMatmul {
 
  private:
   StackedWeights weights_;
+  DType out_;
   const PinnedProduct& product_;
 };
 
 }  // namespace
 
-std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights) {
-  return std::make_unique<LoopOfProducts>(std::move(weights));
+std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights, DType out) {
+  return std::make_unique<LoopOfProducts>(std::move(weights), out);
 }
 
 }  // namespace switchyard::gpu

@@ -24,7 +24,8 @@ struct DeviceRouting {
 /// Throws Error for more than 512 experts or 32 choices.
 DeviceRouting choose_experts(Tensor logits, RouterRule rule);
 
-/// The same on the host. Blocks. Throws Error naming `where` and the token when a logit is not finite.
+/// The same on the host, logits and probabilities in pinned memory. Blocks until it has come, in a stream of its own.
+/// Throws Error naming `where` and the token when a logit is not finite.
 Routing to_host(const DeviceRouting& routing, const std::string& where);
 
 }  // namespace switchyard::gpu

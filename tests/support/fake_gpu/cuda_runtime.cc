@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <thread>
 #include <utility>
 
+#include "parallel/device/stream.h"
 #include "tests/support/fake_gpu/fake_gpu.h"
 
 namespace fake_gpu {
@@ -26,6 +28,74 @@ struct Piece {
   std::size_t bytes;
   Kind kind;
 };
+
+bool overlap(const Range& a, const Range& b) {
+  const auto* a_begin = static_cast<const std::byte*>(a.begin);
+  const auto* b_begin = static_cast<const std::byte*>(b.begin);
+  return a_begin < b_begin + b.bytes && b_begin < a_begin + a.bytes;
+}
+
+/// How much of each stream's work comes before something: operations, by the stream's number.
+using Past = std::map<int, std::int64_t>;
+
+void merge(Past& past, const Past& other) {
+  for (const auto& [stream, operations] : other) past[stream] = std::max(past[stream], operations);
+}
+
+/// Which work comes before which, by streams, events and what the host has waited for: two streams that touch the same
+/// memory must be in order, whichever was faster this time.
+class Order {
+ public:
+  /// Whether what the stream is given to do comes behind all other streams' work on that memory.
+  bool begin(int stream, const std::vector<Range>& ranges) {
+    const std::lock_guard lock(mutex_);
+    Past& past = streams_[stream];
+    merge(past, host_);
+    const std::int64_t number = ++past[stream];
+    bool in_order = true;
+    for (const Range& range : ranges) {
+      if (range.bytes == 0) continue;
+      for (const Access& access : accesses_)
+        if (overlap(access.range, range) && past[access.stream] < access.number) in_order = false;
+      std::erase_if(accesses_, [&](const Access& access) {
+        return access.stream == stream && access.range.begin == range.begin && access.range.bytes == range.bytes;
+      });
+      accesses_.push_back({range, stream, number});
+    }
+    return in_order;
+  }
+  Past past_of(int stream) {
+    const std::lock_guard lock(mutex_);
+    Past past = streams_[stream];
+    merge(past, host_);
+    return past;
+  }
+  void stream_waits(int stream, const Past& past) {
+    const std::lock_guard lock(mutex_);
+    merge(streams_[stream], past);
+  }
+  void host_waits(const Past& past) {
+    const std::lock_guard lock(mutex_);
+    merge(host_, past);
+    std::erase_if(accesses_, [&](const Access& access) { return access.number <= host_[access.stream]; });
+  }
+
+ private:
+  struct Access {
+    Range range;
+    int stream;
+    std::int64_t number;
+  };
+  std::mutex mutex_;
+  std::map<int, Past> streams_;
+  Past host_;
+  std::vector<Access> accesses_;  // that something yet to come may not be behind
+};
+
+Order& order() {
+  static Order& instance = *new Order;
+  return instance;
+}
 
 /// What was allocated, and what operations that are not over touch.
 class Memory {
@@ -66,6 +136,16 @@ class Memory {
     return piece->second.kind == kind && begin + range.bytes <= piece->first + piece->second.bytes;
   }
 
+  /// All of the device memory that was allocated with what is at `data`; nothing when that is none.
+  Range piece_of(const void* data) {
+    const std::lock_guard lock(mutex_);
+    auto piece = pieces_.upper_bound(static_cast<const std::byte*>(data));
+    if (piece == pieces_.begin()) return {};
+    --piece;
+    const bool inside = static_cast<const std::byte*>(data) < piece->first + piece->second.bytes;
+    return inside && piece->second.kind == Kind::device ? Range{piece->first, piece->second.bytes} : Range{};
+  }
+
   void begin(const std::vector<Range>& ranges) {
     const std::lock_guard lock(mutex_);
     pending_.insert(pending_.end(), ranges.begin(), ranges.end());
@@ -85,12 +165,6 @@ class Memory {
   }
 
  private:
-  static bool overlap(const Range& a, const Range& b) {
-    const auto* a_begin = static_cast<const std::byte*>(a.begin);
-    const auto* b_begin = static_cast<const std::byte*>(b.begin);
-    return a_begin < b_begin + b.bytes && b_begin < a_begin + a.bytes;
-  }
-
   std::mutex mutex_;
   std::map<const std::byte*, Piece> pieces_;
   std::vector<Range> pending_;
@@ -112,7 +186,7 @@ std::string complaints;
 
 struct CUstream_st {
  public:
-  CUstream_st() : thread_([this] { run(); }) {}
+  CUstream_st() : number_(next_number++), thread_([this] { run(); }) {}
 
   ~CUstream_st() {
     {
@@ -123,7 +197,11 @@ struct CUstream_st {
     thread_.join();  // which first does what is left
   }
 
+  int number() const { return number_; }
+
   void push(std::vector<fake_gpu::Range> touched, std::function<void()> work) {
+    if (!fake_gpu::order().begin(number_, touched))
+      fake_gpu::complain("two streams touch the same memory, and neither waits for the other");
     fake_gpu::memory().begin(touched);
     {
       const std::lock_guard lock(mutex_);
@@ -158,6 +236,9 @@ struct CUstream_st {
     }
   }
 
+  inline static int next_number = 0;
+
+  int number_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Operation> queue_;
@@ -167,12 +248,25 @@ struct CUstream_st {
 
 struct CUevent_st {
   std::atomic<int> recorded = 0, done = 0;
+  bool knows_time = false;
+  std::chrono::steady_clock::time_point time;  // when it was done
+  fake_gpu::Past past;                         // what comes before it
 };
 
 namespace fake_gpu {
 
 void enqueue(cudaStream_t stream, std::vector<Range> touched, std::function<void()> work) {
   stream->push(std::move(touched), std::move(work));
+}
+
+void launch(std::initializer_list<const void*> touched, std::function<void()> work) {
+  std::vector<Range> ranges;
+  for (const void* data : touched) {
+    if (data == nullptr) continue;
+    ranges.push_back(memory().piece_of(data));
+    if (ranges.back().bytes == 0) complain("a kernel was given memory that is not the device's");
+  }
+  enqueue(switchyard::compute_stream().handle(), std::move(ranges), std::move(work));
 }
 
 bool is_device_memory(Range range) { return memory().holds(range, Kind::device); }
@@ -253,7 +347,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const fake_gpu::Past past = fake_gpu::order().past_of(stream->number());
   stream->drain();
+  fake_gpu::order().host_waits(past);
   return fake_gpu::lost;
 }
 
@@ -266,25 +362,46 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return fake_gpu::lost;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  if (!fake_gpu::is_device_memory({to, bytes})) return cudaErrorInvalidValue;
+  stream->push({{to, bytes}}, [=] { std::memset(to, value, bytes); });
+  return fake_gpu::lost;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   *event = new CUevent_st;
+  (*event)->knows_time = (flags & cudaEventDisableTiming) == 0;
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const int count = ++event->recorded;
-  stream->push({}, [event, count] { event->done = count; });
+  event->past = fake_gpu::order().past_of(stream->number());
+  stream->push({}, [event, count] {
+    event->time = std::chrono::steady_clock::now();
+    event->done = count;
+  });
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (fake_gpu::lost != cudaSuccess) return fake_gpu::lost;
-  return event->done >= event->recorded ? cudaSuccess : cudaErrorNotReady;
+  if (event->done < event->recorded) return cudaErrorNotReady;
+  fake_gpu::order().host_waits(event->past);
+  return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   while (event->done < event->recorded) std::this_thread::yield();
+  fake_gpu::order().host_waits(event->past);
+  return fake_gpu::lost;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (!begin->knows_time || !end->knows_time) return cudaErrorInvalidResourceHandle;
+  if (begin->done < begin->recorded || end->done < end->recorded) return cudaErrorNotReady;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
   return fake_gpu::lost;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned /*flags*/) {
   const int count = event->recorded;
+  fake_gpu::order().stream_waits(stream->number(), event->past);
   stream->push({}, [event, count] {
     while (event->done < count) std::this_thread::yield();
   });

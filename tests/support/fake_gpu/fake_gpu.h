@@ -5,14 +5,16 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
-/// A stand-in for the parts of CUDA's runtime and of NCCL that parallel/ uses, linked in their place: real headers,
-/// host memory, MPI underneath. A stream is a thread with a queue, so work is as late as on a device. What the real
-/// ones answer with a hang or silent damage (sizes that differ, a missing group, a rank that does not come, a host
-/// pointer, memory freed too early) becomes an error here. Not modelled: kernels, graphs, a GPU that is too busy for
-/// NCCL's own kernels.
+/// A stand-in for the parts of CUDA's runtime, of NCCL and of cublasLt that we use, linked in their place: real
+/// headers, host memory, MPI underneath. A stream is a thread with a queue, so work is as late as on a device; kernels/
+/// launches kernels' arithmetic as such work. What the real ones answer with a hang or silent damage (sizes that
+/// differ, a missing group, a rank that does not come, a host pointer, memory freed too early, two streams at the same
+/// memory neither of which waits for the other) becomes an error here. Not modelled: graphs, a GPU that is too busy for
+/// NCCL's own kernels, and what is parallel within a kernel.
 namespace fake_gpu {
 
 /// Memory that an operation reads or writes.
@@ -23,6 +25,10 @@ struct Range {
 
 /// Puts work into a stream, behind what is there.
 void enqueue(cudaStream_t stream, std::vector<Range> touched, std::function<void()> work);
+
+/// Launches a kernel in the compute stream: work that touches the tensors, or whatever was allocated, that these point
+/// into. Null pointers are left out; one to host memory is complained of.
+void launch(std::initializer_list<const void*> touched, std::function<void()> work);
 
 /// Whether all of it lies in one piece of device memory, or in one of pinned host memory.
 bool is_device_memory(Range range);

@@ -1,0 +1,149 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/exchange_plan.h"
+#include "parallel/tensor.h"
+#include "pipeline/kernels/gated_ffn.h"
+#include "pipeline/model/batch.h"
+#include "pipeline/model/checkpoint_tensors.h"
+#include "pipeline/model/kv_cache.h"
+#include "pipeline/model/model_config.h"
+#include "pipeline/model/routing.h"
+#include "pipeline/model/step_times.h"
+
+/// What a forward pass computes with: the operations of kernels/ where a model's tensors lie, and weights in the form
+/// that those want. The pass (model.cc) is written once against it. Tensors that go in and come out are on the
+/// backend's device, but where it says "host". In every operation a row's bits depend on that row alone.
+namespace switchyard {
+
+/// Weights [n_out, n_in] of a product.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  /// in [n, n_in] -> [n, n_out] f32.
+  virtual Tensor multiply(TensorView in) const = 0;
+  /// x [n, n_out] f32 += in [n, n_in] * weights.
+  virtual void add_product(Tensor& x, TensorView in) const = 0;
+};
+
+/// Weights of a root-mean-square norm.
+class Norm {
+ public:
+  virtual ~Norm() = default;
+  /// x [n, d] f32 / sqrt(mean(x^2) + epsilon) * weight -> [n, d] of type `out`.
+  virtual Tensor apply(TensorView x, DType out) const = 0;
+};
+
+class Embedding {
+ public:
+  virtual ~Embedding() = default;
+  /// tokens [n], host -> [n, d] f32, with the model's scale.
+  virtual Tensor rows(std::span<const std::uint32_t> tokens) const = 0;
+};
+
+class Router {
+ public:
+  virtual ~Router() = default;
+  /// h [n, d] f32 -> what it decides, host. Throws Error naming `where` and the token when a logit is not finite.
+  virtual Routing route(TensorView h, const std::string& where) const = 0;
+};
+
+/// The gated feed-forward block of a dense layer, or of a MoE layer's shared experts.
+class FeedForward {
+ public:
+  virtual ~FeedForward() = default;
+  /// x [n, d] f32 += block(h), h [n, d] of the weights' type.
+  virtual void add_to(Tensor& x, TensorView h) const = 0;
+};
+
+/// A rank's experts of one MoE layer.
+class Experts {
+ public:
+  virtual ~Experts() = default;
+  /// The next one's weights, until there are as many as was said.
+  virtual void add(FfnTensors weights) = 0;
+  /// rows [n, d] of the weights' type, grouped by expert -> [n, d] of the same type.
+  virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) const = 0;
+  /// As the CPU's kernels have them. Throws Error when they are not in its memory.
+  virtual std::vector<GatedFfn>& on_cpu() = 0;
+};
+
+/// The output head, [vocabulary, d].
+class Head {
+ public:
+  virtual ~Head() = default;
+  /// h [n, d] of its type; targets [n], host, as in Batch. Never holds a batch's logits.
+  virtual TokenLosses losses(TensorView h, std::span<const std::int64_t> targets) const = 0;
+  /// [n, vocabulary] f32, host. For a few rows.
+  virtual Tensor logits(TensorView h) const = 0;
+};
+
+/// Attention within the windows of one batch.
+class BatchAttention {
+ public:
+  virtual ~BatchAttention() = default;
+  /// qkv [n, query heads | key heads | value heads] f32 of a decoder layer, not yet rotated -> [n, n_heads * head_dim]
+  /// of the backend's type.
+  virtual Tensor attend(TensorView qkv, int layer) = 0;
+};
+
+/// Rows of a MoE layer in the orders of its plan.
+class PlannedRows {
+ public:
+  virtual ~PlannedRows() = default;
+  /// h [n, d] f32 -> [n_send, d] of the backend's type, packed order.
+  virtual Tensor pack(TensorView h) const = 0;
+  /// Arrived order -> grouped order, and back.
+  virtual Tensor group(Tensor arrived) const = 0;
+  virtual Tensor ungroup(Tensor grouped) const = 0;
+  /// x [n, d] f32 += sum over a token's slots of weight * row, in slot order. returned: [n_send, d] packed order;
+  /// weights: [n, k], host.
+  virtual void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// Where tensors lie, and what products compute in.
+  virtual Device device() const = 0;
+  virtual DType type() const = 0;
+  /// Host memory that a checkpoint's tensors are read into before they become weights.
+  virtual Device staging() const = 0;
+
+  // Weights, of tensors in that memory. They may be on their way until loaded() returns.
+  /// Of parts of equal width, one below the other.
+  virtual std::unique_ptr<Matrix> make_matrix(std::vector<Tensor> parts) = 0;
+  virtual std::unique_ptr<Norm> make_norm(std::vector<float> weight) = 0;
+  virtual std::unique_ptr<Embedding> make_embedding(Tensor table) = 0;
+  virtual std::unique_ptr<Router> make_router(Tensor weights) = 0;
+  virtual std::unique_ptr<FeedForward> make_feed_forward(FfnTensors weights) = 0;
+  virtual std::unique_ptr<Experts> make_experts(std::int64_t count) = 0;
+  virtual std::unique_ptr<Head> make_head(Tensor weights) = 0;
+  virtual void loaded() = 0;
+
+  // Operations without weights.
+  virtual Tensor zeros(std::int64_t rows, std::int64_t cols) const = 0;  // f32
+  /// x [n, d] f32 += rows [n, d] f32.
+  virtual void add_rows(Tensor& x, TensorView rows) const = 0;
+  /// Row i is x[rows[i]], f32; rows: host.
+  virtual Tensor take_rows(TensorView x, std::span<const std::int32_t> rows) const = 0;
+  /// The batch, and the cache where there is one, outlive the result.
+  virtual std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) = 0;
+  /// The plan outlives the result.
+  virtual std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k) const = 0;
+  /// A clock of its own, for one model.
+  virtual std::unique_ptr<LapClock> make_clock() const = 0;
+};
+
+/// Throws Error when this CPU cannot multiply the type.
+std::unique_ptr<Backend> make_cpu_backend(const ModelConfig& config, DType type);
+/// For the GPU of this process (use_gpu). Throws Error in a build without CUDA.
+std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type);
+
+}  // namespace switchyard

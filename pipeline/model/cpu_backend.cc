@@ -1,0 +1,218 @@
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "parallel/error.h"
+#include "pipeline/kernels/attention.h"
+#include "pipeline/kernels/cpu.h"
+#include "pipeline/kernels/matmul.h"
+#include "pipeline/kernels/router.h"
+#include "pipeline/kernels/rows.h"
+#include "pipeline/kernels/token_loss.h"
+#include "pipeline/model/backend.h"
+
+namespace switchyard {
+namespace {
+
+class CpuMatrix : public Matrix {
+ public:
+  explicit CpuMatrix(TensorView weights) : weights_(weights) {}
+  Tensor multiply(TensorView in) const override { return matmul(in, weights_); }
+  void add_product(Tensor& x, TensorView in) const override { add_matmul(x, in, weights_); }
+
+ private:
+  PackedWeights weights_;
+};
+
+class CpuNorm : public Norm {
+ public:
+  CpuNorm(std::vector<float> weight, float epsilon) : weight_(std::move(weight)), epsilon_(epsilon) {}
+  Tensor apply(TensorView x, DType out) const override { return rms_norm(x, weight_, epsilon_, out); }
+
+ private:
+  std::vector<float> weight_;
+  float epsilon_;
+};
+
+class CpuEmbedding : public Embedding {
+ public:
+  CpuEmbedding(Tensor table, float scale) : table_(std::move(table)), scale_(scale) {}
+  Tensor rows(std::span<const std::uint32_t> tokens) const override { return embed(table_, tokens, scale_); }
+
+ private:
+  Tensor table_;
+  float scale_;
+};
+
+class CpuRouter : public Router {
+ public:
+  CpuRouter(Tensor weights, RouterRule rule) : weights_(std::move(weights)), rule_(rule) {}
+  Routing route(TensorView h, const std::string& where) const override {
+    return switchyard::route(h, weights_, rule_, where);
+  }
+
+ private:
+  Tensor weights_;
+  RouterRule rule_;
+};
+
+class CpuFeedForward : public FeedForward {
+ public:
+  explicit CpuFeedForward(GatedFfn ffn) : ffn_(std::move(ffn)) {}
+  void add_to(Tensor& x, TensorView h) const override { add_gated_ffn(x, h, ffn_); }
+
+ private:
+  GatedFfn ffn_;
+};
+
+class CpuExperts : public Experts {
+ public:
+  explicit CpuExperts(Activation activation) : activation_(activation) {}
+  void add(FfnTensors weights) override { ffns_.emplace_back(weights.gate, weights.up, weights.down, activation_); }
+  Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) const override {
+    return run_experts(rows, rows_per_expert, ffns_);
+  }
+  std::vector<GatedFfn>& on_cpu() override { return ffns_; }
+
+ private:
+  Activation activation_;
+  std::vector<GatedFfn> ffns_;
+};
+
+class CpuHead : public Head {
+ public:
+  explicit CpuHead(TensorView weights) : weights_(weights) {}
+  TokenLosses losses(TensorView h, std::span<const std::int64_t> targets) const override {
+    return token_loss(h, weights_, targets);
+  }
+  Tensor logits(TensorView h) const override { return matmul(h, weights_); }
+
+ private:
+  PackedWeights weights_;
+};
+
+class CpuAttention : public BatchAttention {
+ public:
+  CpuAttention(const Batch& batch, KvCache* cache, const AttentionShape& shape, RopeTable& rope, DType type)
+      : batch_(batch), cache_(cache), shape_(shape), rope_(rope), type_(type) {}
+
+  Tensor attend(TensorView qkv, int layer) override {
+    if (cache_ != nullptr)
+      return continue_attention(qkv, {batch_.window_offsets, batch_.sequence, batch_.start}, shape_, rope_, type_,
+                                cache_->layer(layer));
+    const Heads heads = split_heads(qkv, batch_.window_offsets, shape_, rope_, type_);  // rotated
+    return attention(heads, batch_.window_offsets, shape_);
+  }
+
+ private:
+  const Batch& batch_;
+  KvCache* cache_;
+  const AttentionShape& shape_;
+  RopeTable& rope_;
+  DType type_;
+};
+
+class CpuRows : public PlannedRows {
+ public:
+  CpuRows(const ExchangePlan& plan, int top_k, DType type) : plan_(plan), top_k_(top_k), type_(type) {}
+  Tensor pack(TensorView h) const override { return gather_slots(h, plan_.pack_order(), top_k_, type_); }
+  Tensor group(Tensor arrived) const override { return gather(std::move(arrived), plan_.group_order()); }
+  Tensor ungroup(Tensor grouped) const override { return scatter(std::move(grouped), plan_.group_order()); }
+  void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
+    switchyard::add_weighted(x, returned, weights, plan_.pack_order());
+  }
+
+ private:
+  const ExchangePlan& plan_;
+  int top_k_;
+  DType type_;
+};
+
+class CpuClock : public LapClock {
+ public:
+  void note() override { times_.push_back(StepTimes::Clock::now()); }
+  std::vector<StepTimes::Clock::time_point> take() override { return std::exchange(times_, {}); }
+
+ private:
+  std::vector<StepTimes::Clock::time_point> times_;
+};
+
+/// Stacks matrices of equal width.
+Tensor stack(std::vector<Tensor> parts) {
+  if (parts.size() == 1) return std::move(parts.front());
+  std::int64_t rows = 0;
+  for (const Tensor& part : parts) rows += part.rows();
+  Tensor all(parts.front().dtype(), rows, parts.front().cols());
+  std::byte* to = all.bytes();
+  for (const Tensor& part : parts) {
+    const auto bytes = static_cast<std::size_t>(part.rows() * part.row_bytes());
+    std::memcpy(to, part.bytes(), bytes);
+    to += bytes;
+  }
+  return all;
+}
+
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(const ModelConfig& config, DType type)
+      : config_(config), type_(type), shape_(config.attention_shape()), rope_(config.rope_theta, config.head_dim) {}
+
+  Device device() const override { return Device::cpu; }
+  DType type() const override { return type_; }
+  Device staging() const override { return Device::cpu; }
+
+  std::unique_ptr<Matrix> make_matrix(std::vector<Tensor> parts) override {
+    return std::make_unique<CpuMatrix>(stack(std::move(parts)));
+  }
+  std::unique_ptr<Norm> make_norm(std::vector<float> weight) override {
+    return std::make_unique<CpuNorm>(std::move(weight), config_.norm_epsilon);
+  }
+  std::unique_ptr<Embedding> make_embedding(Tensor table) override {
+    return std::make_unique<CpuEmbedding>(std::move(table), config_.embedding_scale);
+  }
+  std::unique_ptr<Router> make_router(Tensor weights) override {
+    return std::make_unique<CpuRouter>(std::move(weights), config_.router_rule());
+  }
+  std::unique_ptr<FeedForward> make_feed_forward(FfnTensors weights) override {
+    return std::make_unique<CpuFeedForward>(GatedFfn(weights.gate, weights.up, weights.down, config_.activation));
+  }
+  std::unique_ptr<Experts> make_experts(std::int64_t /*count*/) override {
+    return std::make_unique<CpuExperts>(config_.activation);
+  }
+  std::unique_ptr<Head> make_head(Tensor weights) override { return std::make_unique<CpuHead>(weights); }
+  void loaded() override {}
+
+  Tensor zeros(std::int64_t rows, std::int64_t cols) const override {
+    Tensor tensor(DType::f32, rows, cols);
+    std::fill_n(tensor.data<float>(), rows * cols, 0.0F);
+    return tensor;
+  }
+  void add_rows(Tensor& x, TensorView rows) const override { switchyard::add_rows(x, rows); }
+  Tensor take_rows(TensorView x, std::span<const std::int32_t> rows) const override {
+    return gather_slots(x, rows, 1, DType::f32);
+  }
+  std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) override {
+    return std::make_unique<CpuAttention>(batch, cache, shape_, rope_, type_);
+  }
+  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k) const override {
+    return std::make_unique<CpuRows>(plan, top_k, type_);
+  }
+  std::unique_ptr<LapClock> make_clock() const override { return std::make_unique<CpuClock>(); }
+
+ private:
+  ModelConfig config_;
+  DType type_;
+  AttentionShape shape_;
+  RopeTable rope_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cpu_backend(const ModelConfig& config, DType type) {
+  if (type == DType::bf16 && !cpu_has_bf16()) {
+    throw Error("this CPU does not multiply bf16 (it has neither AMX nor AVX512-BF16)", "", "use --precision f32");
+  }
+  return std::make_unique<CpuBackend>(config, type);
+}
+
+}  // namespace switchyard

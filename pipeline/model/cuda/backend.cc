@@ -1,0 +1,341 @@
+#include "pipeline/model/backend.h"
+
+#include <algorithm>
+#include <cassert>
+#include <optional>
+#include <utility>
+
+#include "parallel/device/device_array.h"
+#include "parallel/device/device_memory.h"
+#include "parallel/device/stream.h"
+#include "parallel/error.h"
+#include "pipeline/kernels/cuda/activation.h"
+#include "pipeline/kernels/cuda/attention.h"
+#include "pipeline/kernels/cuda/gated_experts.h"
+#include "pipeline/kernels/cuda/grouped_matmul.h"
+#include "pipeline/kernels/cuda/matmul.h"
+#include "pipeline/kernels/cuda/router.h"
+#include "pipeline/kernels/cuda/rows.h"
+#include "pipeline/kernels/cuda/token_loss.h"
+#include "pipeline/model/cuda/weight_uploads.h"
+
+namespace switchyard {
+namespace {
+
+/// Columns of the vocabulary whose logits are held at once.
+constexpr std::int64_t kHeadColumns = 8192;
+
+class GpuMatrix : public Matrix {
+ public:
+  explicit GpuMatrix(Tensor weights) : weights_(std::move(weights)) {}
+  Tensor multiply(TensorView in) const override { return gpu::matmul(in, weights_); }
+  void add_product(Tensor& x, TensorView in) const override { gpu::add_matmul(x, in, weights_); }
+
+ private:
+  Tensor weights_;
+};
+
+class GpuNorm : public Norm {
+ public:
+  GpuNorm(Tensor weight, float epsilon) : weight_(std::move(weight)), epsilon_(epsilon) {}
+  Tensor apply(TensorView x, DType out) const override { return gpu::rms_norm(x, weight_, epsilon_, out); }
+
+ private:
+  Tensor weight_;  // [1, d]
+  float epsilon_;
+};
+
+class GpuEmbedding : public Embedding {
+ public:
+  GpuEmbedding(Tensor table, float scale) : table_(std::move(table)), scale_(scale) {}
+  Tensor rows(std::span<const std::uint32_t> tokens) const override {
+    return gpu::embed(table_, DeviceArray<std::uint32_t>(tokens), scale_);
+  }
+
+ private:
+  Tensor table_;
+  float scale_;
+};
+
+class GpuRouter : public Router {
+ public:
+  GpuRouter(Tensor weights, RouterRule rule) : weights_(std::move(weights)), rule_(rule) {}
+  Routing route(TensorView h, const std::string& where) const override {
+    return gpu::to_host(gpu::choose_experts(gpu::matmul(h, weights_), rule_), where);
+  }
+
+ private:
+  Tensor weights_;
+  RouterRule rule_;
+};
+
+class GpuFeedForward : public FeedForward {
+ public:
+  GpuFeedForward(Tensor gate_up, Tensor down, Activation activation)
+      : gate_up_(std::move(gate_up)), down_(std::move(down)), activation_(activation) {}
+  void add_to(Tensor& x, TensorView h) const override {
+    gpu::add_matmul(x, gpu::activate(gpu::matmul(h, gate_up_), activation_, down_.dtype()), down_);
+  }
+
+ private:
+  Tensor gate_up_;  // [2 d_ff, d]
+  Tensor down_;     // [d, d_ff]
+  Activation activation_;
+};
+
+class GpuExperts : public Experts {
+ public:
+  GpuExperts(std::int64_t count, const ModelConfig& config, DType type, gpu::WeightUploads& uploads)
+      : count_(count),
+        d_ff_(config.d_ff),
+        d_model_(config.d_model),
+        activation_(config.activation),
+        uploads_(uploads),
+        gate_up_(type, count * 2 * d_ff_, d_model_, Device::gpu),
+        down_(type, count * d_model_, d_ff_, Device::gpu) {}
+
+  void add(FfnTensors weights) override {
+    assert(added_ < count_);
+    const std::int64_t first = added_ * 2 * d_ff_;
+    uploads_.copy(at(gate_up_, first), std::move(weights.gate));
+    uploads_.copy(at(gate_up_, first + d_ff_), std::move(weights.up));
+    uploads_.copy(at(down_, added_ * d_model_), std::move(weights.down));
+    if (++added_ < count_) return;
+    const DType type = down_.dtype();
+    experts_ = {.gate_up = gpu::make_cublaslt_grouped_matmul({std::move(gate_up_), count_}, DType::f32),
+                .down = gpu::make_cublaslt_grouped_matmul({std::move(down_), count_}, type),
+                .activation = activation_};
+  }
+
+  Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) const override {
+    if (rows.rows() == 0) return Tensor(rows.dtype(), 0, d_model_, Device::gpu);  // also where there is no expert
+    return gpu::run_experts(rows, rows_per_expert, experts_);
+  }
+
+  std::vector<GatedFfn>& on_cpu() override {
+    throw Error("the experts are in GPU memory, where they can be neither looked into nor moved", {}, "use --device cpu");
+  }
+
+ private:
+  static std::byte* at(Tensor& tensor, std::int64_t row) { return tensor.bytes() + row * tensor.row_bytes(); }
+
+  std::int64_t count_, d_ff_, d_model_;
+  Activation activation_;
+  gpu::WeightUploads& uploads_;
+  Tensor gate_up_, down_;  // until all are there
+  std::int64_t added_ = 0;
+  gpu::GatedExperts experts_;
+};
+
+class GpuHead : public Head {
+ public:
+  explicit GpuHead(Tensor weights) : weights_(std::move(weights)) {}
+
+  TokenLosses losses(TensorView h, std::span<const std::int64_t> targets) const override {
+    gpu::LossOfChunks losses{DeviceArray<std::int64_t>(targets)};
+    for (std::int64_t column = 0; column < weights_.rows() && h.rows() > 0; column += kHeadColumns)
+      losses.take(gpu::matmul(h, weights_.rows(column, std::min(column + kHeadColumns, weights_.rows()))), column);
+    return losses.finish();
+  }
+
+  Tensor logits(TensorView h) const override { return copy_to(Device::cpu, gpu::matmul(h, weights_)); }
+
+ private:
+  Tensor weights_;
+};
+
+/// Rotary angles in GPU memory, for as many positions as were asked for.
+class DeviceAngles {
+ public:
+  DeviceAngles(const ModelConfig& config) : table_(config.rope_theta, config.head_dim), head_dim_(config.head_dim) {}
+
+  const gpu::DeviceRope& of(std::int64_t positions) {
+    if (positions > known_) {
+      known_ = std::max(positions, 2 * known_);
+      rope_ = gpu::copy_rope(table_, known_, head_dim_);
+    }
+    return rope_;
+  }
+
+ private:
+  RopeTable table_;
+  int head_dim_;
+  std::int64_t known_ = 0;
+  gpu::DeviceRope rope_;
+};
+
+class GpuAttention : public BatchAttention {
+ public:
+  GpuAttention(const Batch& batch, KvCache* cache, const AttentionShape& shape, DeviceAngles& angles, DType type)
+      : windows_(cache == nullptr ? gpu::DeviceWindows(batch.window_offsets)
+                                  : gpu::DeviceWindows({batch.window_offsets, batch.sequence, batch.start},
+                                                       cache->layer(0).offsets)),
+        cache_(cache),
+        shape_(shape),
+        rope_(angles.of(windows_.positions)),
+        type_(type) {}
+
+  Tensor attend(TensorView qkv, int layer) override {
+    if (cache_ != nullptr) {
+      const CachedKeys keys = cache_->layer(layer);
+      return attend(qkv, *keys.k, *keys.v);
+    }
+    const std::int64_t columns = static_cast<std::int64_t>(shape_.n_kv_heads) * shape_.head_dim;
+    Tensor k(type_, qkv.rows(), columns, Device::gpu);
+    Tensor v(type_, qkv.rows(), columns, Device::gpu);
+    return attend(qkv, k, v);
+  }
+
+ private:
+  Tensor attend(TensorView qkv, Tensor& k, Tensor& v) const {
+    const Tensor q = gpu::split_heads(qkv, windows_, shape_, rope_, k, v);
+    return gpu::attention(q, k, v, windows_, shape_);
+  }
+
+  gpu::DeviceWindows windows_;
+  KvCache* cache_;
+  const AttentionShape& shape_;
+  const gpu::DeviceRope& rope_;
+  DType type_;
+};
+
+bool is_identity(std::span<const std::int32_t> order) {
+  for (std::size_t i = 0; i < order.size(); ++i)
+    if (order[i] != static_cast<std::int32_t>(i)) return false;
+  return true;
+}
+
+class GpuRows : public PlannedRows {
+ public:
+  GpuRows(const ExchangePlan& plan, int top_k, DType type)
+      : pack_order_(plan.pack_order()), top_k_(top_k), type_(type) {
+    if (!is_identity(plan.group_order())) group_order_.emplace(plan.group_order());
+  }
+
+  Tensor pack(TensorView h) const override { return gpu::gather_slots(h, pack_order_, top_k_, type_); }
+  Tensor group(Tensor arrived) const override {
+    return group_order_ ? gpu::gather(arrived, *group_order_) : std::move(arrived);
+  }
+  Tensor ungroup(Tensor grouped) const override {
+    return group_order_ ? gpu::scatter(grouped, *group_order_) : std::move(grouped);
+  }
+  void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
+    Tensor on_gpu(DType::f32, x.rows(), top_k_, Device::gpu);
+    upload(on_gpu.bytes(), weights.data(), weights.size_bytes());
+    gpu::add_weighted(x, returned, on_gpu, pack_order_);
+  }
+
+ private:
+  DeviceArray<std::int32_t> pack_order_;
+  std::optional<DeviceArray<std::int32_t>> group_order_;  // none: rows are in order
+  int top_k_;
+  DType type_;
+};
+
+/// When the compute stream has come to where the caller was.
+class GpuClock : public LapClock {
+ public:
+  void note() override {
+    if (events_.empty()) begin_ = StepTimes::Clock::now();
+    events_.push_back(compute_stream().record_time());
+  }
+
+  std::vector<StepTimes::Clock::time_point> take() override {
+    std::vector<StepTimes::Clock::time_point> times;
+    if (!events_.empty()) events_.back().wait();
+    for (const Event& event : events_) {
+      const std::chrono::duration<double> since(event.seconds_since(events_.front()));
+      times.push_back(begin_ + std::chrono::duration_cast<StepTimes::Clock::duration>(since));
+    }
+    events_.clear();
+    return times;
+  }
+
+ private:
+  StepTimes::Clock::time_point begin_;
+  std::vector<Event> events_;
+};
+
+class GpuBackend : public Backend {
+ public:
+  GpuBackend(const ModelConfig& config, DType type)
+      : config_(config), type_(type), shape_(config.attention_shape()), angles_(config) {}
+
+  Device device() const override { return Device::gpu; }
+  DType type() const override { return type_; }
+  Device staging() const override { return Device::pinned; }
+
+  std::unique_ptr<Matrix> make_matrix(std::vector<Tensor> parts) override {
+    return std::make_unique<GpuMatrix>(upload_stacked(std::move(parts)));
+  }
+  std::unique_ptr<Norm> make_norm(std::vector<float> weight) override {
+    Tensor on_gpu(DType::f32, 1, static_cast<std::int64_t>(weight.size()), Device::gpu);
+    upload(on_gpu.bytes(), weight.data(), weight.size() * sizeof(float));
+    return std::make_unique<GpuNorm>(std::move(on_gpu), config_.norm_epsilon);
+  }
+  std::unique_ptr<Embedding> make_embedding(Tensor table) override {
+    return std::make_unique<GpuEmbedding>(uploads_.copy(std::move(table)), config_.embedding_scale);
+  }
+  std::unique_ptr<Router> make_router(Tensor weights) override {
+    return std::make_unique<GpuRouter>(uploads_.copy(std::move(weights)), config_.router_rule());
+  }
+  std::unique_ptr<FeedForward> make_feed_forward(FfnTensors weights) override {
+    std::vector<Tensor> gate_up;
+    gate_up.push_back(std::move(weights.gate));
+    gate_up.push_back(std::move(weights.up));
+    return std::make_unique<GpuFeedForward>(upload_stacked(std::move(gate_up)), uploads_.copy(std::move(weights.down)),
+                                            config_.activation);
+  }
+  std::unique_ptr<Experts> make_experts(std::int64_t count) override {
+    return std::make_unique<GpuExperts>(count, config_, type_, uploads_);
+  }
+  std::unique_ptr<Head> make_head(Tensor weights) override {
+    return std::make_unique<GpuHead>(uploads_.copy(std::move(weights)));
+  }
+  void loaded() override { uploads_.finish(); }
+
+  Tensor zeros(std::int64_t rows, std::int64_t cols) const override {
+    Tensor tensor(DType::f32, rows, cols, Device::gpu);
+    clear(tensor);
+    return tensor;
+  }
+  void add_rows(Tensor& x, TensorView rows) const override { gpu::add_rows(x, rows); }
+  Tensor take_rows(TensorView x, std::span<const std::int32_t> rows) const override {
+    return gpu::gather(x, DeviceArray<std::int32_t>(rows));
+  }
+  std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) override {
+    return std::make_unique<GpuAttention>(batch, cache, shape_, angles_, type_);
+  }
+  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k) const override {
+    return std::make_unique<GpuRows>(plan, top_k, type_);
+  }
+  std::unique_ptr<LapClock> make_clock() const override { return std::make_unique<GpuClock>(); }
+
+ private:
+  Tensor upload_stacked(std::vector<Tensor> parts) {
+    std::int64_t rows = 0;
+    for (const Tensor& part : parts) rows += part.rows();
+    Tensor all(type_, rows, parts.front().cols(), Device::gpu);
+    std::byte* to = all.bytes();
+    for (Tensor& part : parts) {
+      const std::int64_t bytes = part.rows() * part.row_bytes();
+      uploads_.copy(to, std::move(part));
+      to += bytes;
+    }
+    return all;
+  }
+
+  ModelConfig config_;
+  DType type_;
+  AttentionShape shape_;
+  DeviceAngles angles_;
+  gpu::WeightUploads uploads_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type) {
+  return std::make_unique<GpuBackend>(config, type);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,106 @@
+#include "pipeline/kernels/cuda/rows.h"
+
+#include <cstring>
+
+#include "pipeline/kernels/cuda/rows_core.h"
+#include "tests/support/fake_gpu/fake_gpu.h"
+
+/// The launches of rows.cu.
+namespace switchyard::gpu {
+namespace {
+
+using cores::HostWarp;
+
+/// Calls work with a null pointer to the element type.
+template <typename Work>
+void with_type(DType type, Work work) {
+  if (type == DType::bf16) {
+    work(static_cast<Bf16*>(nullptr));
+  } else {
+    work(static_cast<float*>(nullptr));
+  }
+}
+
+Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order, bool undo) {
+  const auto n = static_cast<std::int64_t>(order.size());
+  Tensor out(rows.dtype(), n, rows.cols(), Device::gpu);
+  const auto bytes = static_cast<std::size_t>(rows.row_bytes());
+  fake_gpu::launch({rows.bytes(), order.data(), out.bytes()},
+                   [=, from = rows.bytes(), order = order.data(), to = out.bytes()] {
+                     for (std::int64_t i = 0; i < n; ++i) {
+                       const auto here = static_cast<std::size_t>(i) * bytes;
+                       const auto there = static_cast<std::size_t>(order[i]) * bytes;
+                       std::memcpy(to + (undo ? there : here), from + (undo ? here : there), bytes);
+                     }
+                   });
+  return out;
+}
+
+}  // namespace
+
+Tensor embed(TensorView table, const DeviceArray<std::uint32_t>& tokens, float scale) {
+  Tensor x(DType::f32, static_cast<std::int64_t>(tokens.size()), table.cols(), Device::gpu);
+  with_type(table.dtype(), [&]<typename T>(T*) {
+    fake_gpu::launch({table.bytes(), tokens.data(), x.bytes()}, [=, table = table.data<T>(), tokens = tokens.data(),
+                                                                 x = x.data<float>(), n = x.rows(), d = x.cols()] {
+      for (std::int64_t t = 0; t < n; ++t)
+        for (std::int64_t i = 0; i < d; ++i) x[t * d + i] = cores::widen(table[tokens[t] * d + i]) * scale;
+    });
+  });
+  return x;
+}
+
+Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
+  Tensor y(out, x.rows(), x.cols(), Device::gpu);
+  with_type(out, [&]<typename T>(T*) {
+    fake_gpu::launch({x.bytes(), weight.bytes(), y.bytes()}, [=, x = x.data<float>(), weight = weight.data<float>(),
+                                                              y = y.data<T>(), n = x.rows(), d = x.cols()] {
+      for (std::int64_t t = 0; t < n; ++t)
+        cores::rms_norm_row(HostWarp{}, x + t * d, weight, epsilon, static_cast<int>(d), y + t * d);
+    });
+  });
+  return y;
+}
+
+Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out) {
+  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu);
+  with_type(out, [&]<typename T>(T*) {
+    fake_gpu::launch({h.bytes(), slots.data(), rows.bytes()}, [=, h = h.data<float>(), slots = slots.data(),
+                                                               to = rows.data<T>(), n = rows.rows(), d = h.cols()] {
+      for (std::int64_t row = 0; row < n; ++row)
+        for (std::int64_t i = 0; i < d; ++i) cores::store(to + row * d + i, h[slots[row] / top_k * d + i]);
+    });
+  });
+  return rows;
+}
+
+Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute(rows, order, false); }
+
+Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute(rows, order, true); }
+
+void add_rows(Tensor& x, TensorView rows) {
+  fake_gpu::launch({rows.bytes(), x.bytes()},
+                   [rows = rows.data<float>(), x = x.data<float>(), n = x.rows() * x.cols()] {
+                     for (std::int64_t i = 0; i < n; ++i) x[i] += rows[i];
+                   });
+}
+
+void add_weighted(Tensor& x, TensorView rows, TensorView weights, const DeviceArray<std::int32_t>& slots) {
+  DeviceArray<std::int32_t> row_of_slot(slots.size());
+  fake_gpu::launch({slots.data(), row_of_slot.data()},
+                   [slots = slots.data(), to = row_of_slot.data(), n = static_cast<std::int32_t>(slots.size())] {
+                     for (std::int32_t i = 0; i < n; ++i) to[slots[i]] = i;
+                   });
+  with_type(rows.dtype(), [&]<typename T>(T*) {
+    fake_gpu::launch({rows.bytes(), row_of_slot.data(), weights.bytes(), x.bytes()},
+                     [rows = rows.data<T>(), row_of_slot = row_of_slot.data(), weights = weights.data<float>(),
+                      k = weights.cols(), x = x.data<float>(), n = x.rows(), d = x.cols()] {
+                       for (std::int64_t t = 0; t < n; ++t)
+                         for (std::int64_t i = 0; i < d; ++i)
+                           x[t * d + i] += cores::weighted_sum(rows, d, row_of_slot + t * k, weights + t * k,
+                                                               static_cast<int>(k), i);
+                     });
+  });
+}
+
+}  // namespace switchyard::gpu
