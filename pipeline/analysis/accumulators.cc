@@ -325,8 +325,9 @@ CsrCounts rows_of(const TableIndex& index, const SparseField& field, const Accum
   const auto pointers = std::span(indptr).subspan(entry * field.rows, field.rows + 1);
   if (!std::ranges::is_sorted(pointers) || pointers.back() > value.size())
     index.fail(field.group + "/indptr", "row pointers do not ascend within the table");
-  if (const auto most = std::max_element(expert.begin(), expert.end()); most != expert.end() && *most >= experts)
-    index.fail(field.group + "/index", "names expert " + std::to_string(*most));
+  std::uint16_t most = 0;
+  for (const std::uint16_t e : expert) most = std::max(most, e);
+  if (most >= experts && !expert.empty()) index.fail(field.group + "/index", "names expert " + std::to_string(most));
   return {pointers, expert, value, experts};
 }
 

@@ -37,8 +37,11 @@ class CountSum {
   static constexpr std::uint64_t kMostWhole = std::uint64_t{1} << 24U;
 
  private:
+  void add_to_whole(const CsrCounts& table);
+
   SparseCounts sparse_;
-  std::vector<std::uint64_t> whole_;  // all cells, or none while `sparse_` holds the sum
+  std::vector<std::uint64_t> whole_;   // all cells, or none while `sparse_` holds the sum
+  std::vector<std::uint32_t> row_at_;  // memory that add uses again
 };
 
 }  // namespace switchyard
