@@ -68,7 +68,8 @@ void ExpertTransport::check_equal_width([[maybe_unused]] const Communicator& com
 std::unique_ptr<ExpertTransport> make_transport(std::string_view name, const Communicator& comm) {
   if (name == "local") return make_local_transport(comm);
   if (name == "mpi") return make_mpi_transport(comm);
-  throw UsageError("unknown transport '" + std::string(name) + "'", {}, "choose local or mpi");
+  if (name == "nccl") return make_nccl_transport(comm);
+  throw UsageError("unknown transport '" + std::string(name) + "'", {}, "choose local, mpi or nccl");
 }
 
 }  // namespace switchyard

@@ -114,7 +114,7 @@ Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const Expe
   Weights weights = load_weights(checkpoint, config, placement, comm.rank(), *backend);
   StepWatch watch(backend->make_clock());
   state_.reset(new State{.config = config,
-                         .type = backend->type(),
+                         .type = matmul_type(options.precision),
                          .placement = placement,
                          .comm = &comm,
                          .transport = &transport,

@@ -86,7 +86,7 @@ TEST(MakeTransportTest, UnknownNamesAndLonelyTransportsAreUsageErrors) {
   try {
     static_cast<void>(make_transport("smoke", comm));
   } catch (const UsageError& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("choose local or mpi"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("choose local, mpi or nccl"));
   }
   if (comm.size() > 1) {
     EXPECT_THROW(static_cast<void>(make_transport("local", comm)), UsageError);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "parallel/communicator.h"
+#include "parallel/device/stream.h"
 
 namespace switchyard {
 namespace {
@@ -155,6 +156,36 @@ TEST_F(FakeGpuTest, SeesMemoryFreedWhileWorkIsPending) {
   EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
   EXPECT_EQ(cudaFree(received_), cudaSuccess);
   EXPECT_EQ(cudaFree(received_), cudaErrorInvalidValue);
+}
+
+TEST_F(FakeGpuTest, SeesStreamsThatDoNotWaitForEachOther) {
+  cudaStream_t other = nullptr;
+  cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking);
+  const auto copy_in_both = [&](auto order) {
+    cudaMemcpyAsync(received_, sent_, kBytes, cudaMemcpyDeviceToDevice, stream_);
+    order();
+    cudaMemcpyAsync(sent_, received_, kBytes, cudaMemcpyDeviceToDevice, other);
+    cudaStreamSynchronize(other);
+    cudaStreamSynchronize(stream_);
+    return fake_gpu::take_complaints();
+  };
+  EXPECT_THAT(copy_in_both([] {}), HasSubstr("two streams touch the same memory"));
+  cudaEvent_t event = nullptr;
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  EXPECT_EQ(copy_in_both([&] {
+              cudaEventRecord(event, stream_);
+              cudaStreamWaitEvent(other, event, 0);
+            }),
+            "");
+  EXPECT_EQ(copy_in_both([&] { cudaStreamSynchronize(stream_); }), "");
+  cudaStreamDestroy(other);
+}
+
+TEST_F(FakeGpuTest, SeesKernelsOnHostMemory) {
+  int on_host = 0;
+  fake_gpu::launch({&on_host}, [] {});
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("not the device's"));
+  cudaStreamSynchronize(compute_stream().handle());
 }
 
 }  // namespace

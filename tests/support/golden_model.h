@@ -15,6 +15,7 @@
 
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
+#include "parallel/device/device_memory.h"
 #include "pipeline/model/model.h"
 
 namespace switchyard::testing_support {
@@ -70,6 +71,7 @@ class KeepAll : public RoutingObserver {
     routings.push_back(std::move(routing));
   }
   void layer_output(int /*layer*/, TensorView hidden) override {
+    if (hidden.device() == Device::gpu) return layer_output(0, copy_to(Device::cpu, hidden));
     hiddens.emplace_back(hidden.data<float>(), hidden.data<float>() + hidden.rows() * hidden.cols());
   }
 

@@ -1,6 +1,7 @@
 /// gtest under MPI: every rank runs the same tests; a failure is printed at once with its rank, rank 0 lists all failed
 /// tests by rank at the end, and every rank returns the same verdict. A rank that ran no test fails the run. Without
 /// mpirun, or with one rank, output is gtest's own. SWITCHYARD_TEST_MPI_THREADS: which threads of the tests call MPI.
+/// SWITCHYARD_TEST_NEEDS_GPU: each rank takes a GPU, which ranks may share; without one the exit code is 77.
 
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include <string>
 
 #include "parallel/communicator.h"
+#include "parallel/device/gpu.h"
 #include "parallel/mpi_environment.h"
 
 namespace {
@@ -72,7 +74,17 @@ int run_on_all_ranks(const Communicator& comm) {
 }  // namespace
 
 int main(int argc, char** argv) {
+#ifdef SWITCHYARD_TEST_NEEDS_GPU
+  if (switchyard::count_gpus() == 0) {
+    std::puts("skipped: no GPU");
+    return 77;
+  }
+#endif
   const switchyard::MpiEnvironment mpi(&argc, &argv, switchyard::MpiThreads::SWITCHYARD_TEST_MPI_THREADS);
+#ifdef SWITCHYARD_TEST_NEEDS_GPU
+  const int gpu = Communicator::world().same_node().rank() % switchyard::count_gpus();
+  std::puts(switchyard::describe(switchyard::use_gpu(gpu)).c_str());
+#endif
   testing::InitGoogleTest(&argc, argv);
   return run_on_all_ranks(Communicator::world());
 }

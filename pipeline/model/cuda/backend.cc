@@ -113,7 +113,8 @@ class GpuExperts : public Experts {
   }
 
   std::vector<GatedFfn>& on_cpu() override {
-    throw Error("the experts are in GPU memory, where they can be neither looked into nor moved", {}, "use --device cpu");
+    throw Error("the experts are in GPU memory, where they can be neither looked into nor moved", {},
+                "use --device cpu");
   }
 
  private:

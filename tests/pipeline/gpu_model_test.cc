@@ -1,0 +1,247 @@
+/// The forward pass on a GPU: against the reference implementation, against one rank alone, and by itself. The same
+/// source runs on the stand-in for CUDA, whose kernels are loops on the host, and where there is a GPU on that.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "parallel/error.h"
+#include "pipeline/model/model.h"
+#include "pipeline/synth.h"
+#include "tests/support/error_text.h"
+#include "tests/support/golden_bounds.h"
+#include "tests/support/golden_model.h"
+#include "tests/support/gpu_faults.h"
+#include "tests/support/model_ranks.h"
+#include "tests/support/one_rank.h"
+#include "tests/support/temp_folder.h"
+
+namespace switchyard {
+namespace {
+
+using ::testing::HasSubstr;
+using testing_support::Bounds;
+using testing_support::GoldenModel;
+using testing_support::kBf16;
+using testing_support::kBf16Wide;
+using testing_support::KeepAll;
+using testing_support::kF32;
+using testing_support::OneRank;
+using testing_support::RanksCase;
+
+/// Fails when something was done that a GPU must not be asked to do.
+class NoFaults : public ::testing::EmptyTestEventListener {
+  void OnTestEnd(const ::testing::TestInfo& /*test*/) override { EXPECT_EQ(testing_support::take_gpu_faults(), ""); }
+};
+const bool kListening = [] {
+  ::testing::UnitTest::GetInstance()->listeners().Append(new NoFaults);
+  return true;
+}();
+
+bool is_alone() { return Communicator::world().size() == 1; }
+
+class GpuGolden : public ::testing::TestWithParam<std::tuple<std::string, Bounds>> {
+ protected:
+  void SetUp() override {
+    if (!is_alone()) GTEST_SKIP() << "one rank is enough";
+  }
+};
+
+TEST_P(GpuGolden, AgreesWithTheReference) {
+  const auto& [folder, bounds] = GetParam();
+  const GoldenModel golden(folder);
+  OneRank one(golden.folder(), bounds.precision, Device::gpu);
+  testing_support::expect_agreement(golden, one.model(), bounds);
+}
+
+// Every window alone and all of them together: no bit may change.
+TEST_P(GpuGolden, NothingDependsOnWhatSharesTheBatch) {
+  const auto& [folder, bounds] = GetParam();
+  const GoldenModel golden(folder);
+  OneRank one(golden.folder(), bounds.precision, Device::gpu);
+  KeepAll together;
+  const Batch batch = golden.batch();
+  const TokenLosses losses = one.forward(batch, together);
+  const auto d = static_cast<std::size_t>(one.model().config().d_model);
+  std::size_t compared = 0;
+  for (std::size_t w = 0; w + 1 < batch.window_offsets.size(); ++w) {
+    KeepAll alone;
+    const TokenLosses alone_losses = one.forward(golden.batch(w, w + 1), alone);
+    const auto begin = static_cast<std::size_t>(batch.window_offsets[w]);
+    const auto n = alone_losses.loss.size();
+    EXPECT_EQ(std::memcmp(&losses.loss[begin], alone_losses.loss.data(), n * sizeof(float)), 0) << "window " << w;
+    for (std::size_t layer = 0; layer < together.hiddens.size(); ++layer) {
+      EXPECT_EQ(std::memcmp(&together.hiddens[layer][begin * d], alone.hiddens[layer].data(), n * d * sizeof(float)), 0)
+          << "window " << w << " layer " << layer;
+      compared += n;
+    }
+  }
+  EXPECT_EQ(compared, batch.tokens.size() * together.hiddens.size());
+}
+
+INSTANTIATE_TEST_SUITE_P(F32, GpuGolden,
+                         ::testing::Combine(::testing::Values("golden/mixtral", "golden/mistral", "golden/mistral_swa",
+                                                              "golden/deepseek", "golden/grok1"),
+                                            ::testing::Values(kF32)));
+INSTANTIATE_TEST_SUITE_P(Bf16, GpuGolden,
+                         ::testing::Combine(::testing::Values("golden/mixtral", "golden/mistral", "golden/mistral_swa"),
+                                            ::testing::Values(kBf16)));
+INSTANTIATE_TEST_SUITE_P(Bf16Wide, GpuGolden,
+                         ::testing::Combine(::testing::Values("golden/deepseek", "golden/grok1"),
+                                            ::testing::Values(kBf16Wide)));
+
+/// 100 tokens in windows of 1, 29 and 70.
+Batch some_tokens() {
+  Batch batch;
+  batch.window_offsets = {0, 1, 30, 100};
+  for (std::uint32_t t = 0; t < 100; ++t) {
+    batch.tokens.push_back(t * 37 % 256);
+    batch.targets.push_back(t * 11 % 256);
+  }
+  return batch;
+}
+
+/// A small model with heads of 64 columns, which bf16 attends to on the matrix units.
+SynthSpec wide_heads() {
+  return {.n_layers = 2, .d_model = 128, .d_ff = 72, .n_heads = 2, .n_kv_heads = 1, .head_dim = 64, .n_experts = 5};
+}
+
+TEST(GpuModelTest, Bf16RoundsWhereTheCpuDoes) {
+  if (!is_alone() || best_precision() != Precision::bf16) GTEST_SKIP() << "needs one rank, on a CPU with bf16";
+  const testing::TempFolder folder;
+  synthesize_checkpoint(folder.path() / "model", wide_heads());
+  OneRank on_gpu(folder.path() / "model", Precision::bf16, Device::gpu);
+  OneRank on_cpu(folder.path() / "model", Precision::bf16);
+  ASSERT_EQ(on_gpu.model().config().head_dim, 64);
+  KeepAll found;
+  KeepAll expected;
+  const TokenLosses found_losses = on_gpu.forward(some_tokens(), found);
+  const TokenLosses expected_losses = on_cpu.forward(some_tokens(), expected);
+  // What is left is the order of sums, which tips a rounding to bf16 here and there.
+  EXPECT_LT(testing_support::relative_error(found.hiddens[0], expected.hiddens[0]).mean, 2e-3);
+  EXPECT_LT(testing_support::loss_error(found_losses.loss, expected_losses.loss), 0.02);
+}
+
+TEST(GpuModelTest, AnEmptyBatchGivesNothing) {
+  if (!is_alone()) GTEST_SKIP();
+  OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);
+  KeepAll seen;
+  Batch empty;
+  empty.window_offsets = {0};
+  EXPECT_TRUE(one.forward(empty, seen).loss.empty());
+  EXPECT_EQ(seen.routings.size(), 3U);
+}
+
+TEST(GpuModelTest, TimesCoverAStepInOrder) {
+  if (!is_alone()) GTEST_SKIP();
+  OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);
+  KeepAll seen;
+  for (int step = 0; step < 2; ++step) {
+    const auto before = StepTimes::Clock::now();
+    one.forward(GoldenModel("golden/mixtral").batch(), seen);
+    const auto after = StepTimes::Clock::now();
+    const StepTimes times = one.model().take_times();
+    ASSERT_GT(times.laps.size(), 3U * 9U);
+    EXPECT_GE(times.begin, before);
+    auto last = times.begin;
+    for (const StepTimes::Lap& lap : times.laps) {
+      EXPECT_GE(lap.end, last);
+      last = lap.end;
+    }
+    EXPECT_LE(last, after + std::chrono::milliseconds(10));  // the device's clock has its own resolution
+    EXPECT_EQ(times.laps.back().part, Part::head);
+  }
+}
+
+// A sequence token by token over a cache, and whole: at f32 the same bits.
+TEST(GpuModelTest, ACacheChangesNothing) {
+  if (!is_alone()) GTEST_SKIP();
+  const testing::TempFolder folder;
+  synthesize_checkpoint(folder.path() / "model", wide_heads());
+  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+    OneRank one(folder.path() / "model", precision, Device::gpu);
+    Model& model = one.model();
+    const int layers = model.config().n_layers;
+    const Batch whole = some_tokens();
+    KeepAll together;
+    Tensor x = model.embed(whole);
+    model.run_layers(x, whole, 0, layers, together);
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(x.rows()));
+    std::iota(rows.begin(), rows.end(), 0);
+    const Tensor expected = model.logits(x, rows);
+
+    KvCache cache = model.make_cache(std::vector<std::int64_t>{1, 29, 70});
+    std::vector<std::int32_t> known = {0, 0, 0};
+    std::int64_t compared = 0;
+    for (const std::int32_t most : {20, 1, 1, 60}) {
+      Batch part;
+      part.window_offsets = {0};
+      std::vector<std::int32_t> of_whole;
+      for (std::int32_t w = 0; w < 3; ++w) {
+        const auto at = static_cast<std::size_t>(w);
+        const std::int32_t begin = whole.window_offsets[at] + known[at];
+        const std::int32_t end = std::min(begin + most, whole.window_offsets[at + 1]);
+        if (begin == end) continue;
+        part.sequence.push_back(w);
+        part.start.push_back(known[at]);
+        for (std::int32_t t = begin; t < end; ++t) {
+          part.tokens.push_back(whole.tokens[static_cast<std::size_t>(t)]);
+          part.targets.push_back(-1);
+          of_whole.push_back(t);
+        }
+        part.window_offsets.push_back(static_cast<std::int32_t>(part.tokens.size()));
+        known[at] += end - begin;
+      }
+      KeepAll seen;
+      Tensor y = model.embed(part);
+      model.run_layers(y, part, 0, layers, seen, &cache);
+      const Tensor found = model.logits(y, std::span(rows).first(of_whole.size()));
+      for (std::size_t row = 0; row < of_whole.size(); ++row, ++compared) {
+        const auto bytes = static_cast<std::size_t>(expected.row_bytes());
+        EXPECT_EQ(std::memcmp(found.view().row<float>(static_cast<std::int64_t>(row)).data(),
+                              expected.view().row<float>(of_whole[row]).data(), bytes),
+                  0)
+            << "token " << of_whole[row];
+      }
+    }
+    EXPECT_EQ(compared, whole.n_tokens());
+  }
+}
+
+TEST(GpuModelTest, WhatRunsOnTheCpuAloneSaysSo) {
+  if (!is_alone()) GTEST_SKIP();
+  OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);
+  EXPECT_THAT(testing::error_text([&] { static_cast<void>(one.model().local_experts(0)); }),
+              HasSubstr("use --device cpu"));
+}
+
+class GpuModelRanks : public ::testing::TestWithParam<RanksCase> {};
+
+TEST_P(GpuModelRanks, EveryBitIsThatOfOneRank) {
+  if (std::strcmp(GetParam().transport, "local") == 0 && !is_alone())
+    GTEST_SKIP() << "the local transport has one rank";
+  if (std::strcmp(GetParam().transport, "nccl") == 0 && !testing_support::has_gpu_for_each_rank())
+    GTEST_SKIP() << "NCCL wants a GPU for each rank";
+  testing_support::expect_bits_of_one_rank(GetParam());
+}
+
+RanksCase on_gpu(const char* folder, const char* transport, const char* placement, Precision precision) {
+  return {folder, transport, placement, precision, false, Device::gpu};
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GpuModelRanks,
+                         ::testing::Values(on_gpu("golden/mixtral", "local", "contiguous", Precision::f32),
+                                           on_gpu("golden/mixtral", "mpi", "round-robin", Precision::f32),
+                                           on_gpu("golden/mixtral", "nccl", "contiguous", Precision::f32),
+                                           on_gpu("golden/mixtral", "nccl", "round-robin", Precision::bf16),
+                                           on_gpu("golden/deepseek", "mpi", "contiguous", Precision::bf16),
+                                           on_gpu("golden/deepseek", "nccl", "replicas", Precision::f32),
+                                           on_gpu("golden/grok1", "nccl", "contiguous", Precision::f32)));
+
+}  // namespace
+}  // namespace switchyard
