@@ -166,7 +166,7 @@ class AblateJob {
         comm_(comm),
         out_(parser.get<std::string>("output-dir")),
         resampling_(resampling_options(parser)),
-        in_(parser, comm),
+        in_(parser, RunsOn::cpu_alone, comm),
         plan_(make_plan(parser, in_.config)) {}
 
   int run();
@@ -249,8 +249,8 @@ int AblateJob::run() {
 AblationOutcome AblateJob::ablate(AblationState& state) {
   if (comm_.any(stop_signal() != 0)) return {.stopped = true};
   const ExpertPlacement placement = in_.placement();
-  const std::unique_ptr<ExpertTransport> transport = make_transport(in_.transport_name, comm_);
-  Model model(in_.checkpoint, in_.config, placement, comm_, *transport, {in_.precision});
+  const std::unique_ptr<ExpertTransport> transport = make_transport(in_.device.transport, comm_);
+  Model model(in_.checkpoint, in_.config, placement, comm_, *transport, in_.model_options());
   AblationSweep sweep(model, plan_);
   BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), state.next, comm_);
   ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);

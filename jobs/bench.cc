@@ -11,6 +11,7 @@
 
 #include "io/checkpoint.h"
 #include "jobs/command.h"
+#include "jobs/device.h"
 #include "jobs/format.h"
 #include "jobs/machine.h"
 #include "jobs/options.h"
@@ -118,8 +119,7 @@ int run_bench(const Arguments& arguments) {
   add("context", po::value<std::int64_t>()->default_value(256), "tokens of a window");
   add("batch-tokens", po::value<std::int64_t>()->default_value(4096), "tokens of a rank's step");
   add("repetitions", po::value<int>()->default_value(9), "steps to take the median of");
-  add("precision", po::value<std::string>()->value_name("bf16|f32"), "default: bf16 where the CPU has it");
-  add("transport", po::value<std::string>()->value_name("local|mpi"), "default: local for one rank, else mpi");
+  add_device_options(parser);
   add("threads", po::value<int>(), "of each rank");
   if (!parser.parse(arguments)) return 0;
 
@@ -130,16 +130,15 @@ int run_bench(const Arguments& arguments) {
   const ModelConfig config =
       ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string());
   const ModelFacts facts = config.facts("bench");
-  const Precision precision = !parser.has("precision")                        ? best_precision()
-                              : parser.get<std::string>("precision") == "f32" ? Precision::f32
-                                                                              : Precision::bf16;
+  const ComputeDevice device = choose_device(parser, RunsOn::any_device, comm);
+  const ModelOptions options = {device.precision, device.device};
   const ExpertPlacement placement = ExpertPlacement::contiguous(facts.n_moe_layers(), facts.n_experts, comm.size());
-  const auto transport = make_transport(parser.has("transport") ? parser.get<std::string>("transport")
-                                        : comm.size() == 1      ? "local"
-                                                                : "mpi",
-                                        comm);
+  const ModelMemory memory =
+      Model::memory(config, placement, comm.rank(), options, parser.get<std::int64_t>("batch-tokens"));
+  if (device.on_gpu()) plan_gpu_memory(device, memory, 0, false, comm);
+  const auto transport = make_transport(device.transport, comm);
   const auto load_start = Clock::now();
-  Model model(checkpoint, config, placement, comm, *transport, {precision});
+  Model model(checkpoint, config, placement, comm, *transport, options);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - load_start).count();
 
   const auto context = parser.get<std::int64_t>("context");
@@ -155,9 +154,9 @@ int run_bench(const Arguments& arguments) {
   const int repetitions = std::max(1, parser.get<int>("repetitions"));
   const double flops = ModelFlops(config).mean(context);
   if (comm.rank() == 0)
-    std::printf("%s, %d ranks x %d threads, %s, context %lld, %.0f tokens a step, %.1f MFLOP/token, loaded in %.2f s\n",
-                cpu_name().c_str(), comm.size(), threads, precision == Precision::f32 ? "f32" : "bf16",
-                static_cast<long long>(context), tokens, flops / 1e6, load_seconds);
+    std::printf("%s, %d ranks x %d threads, %s, context %lld, %.0f tokens a step, %.1f MFLOP/token, %s\n",
+                device.description().c_str(), comm.size(), threads, device.precision == Precision::f32 ? "f32" : "bf16",
+                static_cast<long long>(context), tokens, flops / 1e6, describe_load(memory, load_seconds).c_str());
   const auto make_recorder = [&](RecordLevel level) {
     return std::make_unique<Recorder>(facts, level, TokenTableChoice{}, std::vector<std::uint8_t>{},
                                       facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),

@@ -52,24 +52,27 @@ std::string describe_node(const Binding& binding, const std::vector<int>& ranks)
   std::string line = "node " + binding.host_of(ranks.front()) + ": " + numbered("rank", ranks) + " x " +
                      (fewest == most ? std::to_string(most) : std::to_string(fewest) + "-" + std::to_string(most)) +
                      (most == 1 ? " thread" : " threads") + " on CPUs " + listed(cpus);
-  // No kernel runs on a GPU yet: whoever asked Slurm for some shall see that they idle.
-  if (!gpus.empty()) line += std::string("; ") + (gpus.size() == 1 ? "GPU " : "GPUs ") + listed(gpus) + " unused";
+  if (!gpus.empty()) {
+    line += std::string("; ") + (gpus.size() == 1 ? "GPU " : "GPUs ") + listed(gpus);
+    if (!binding.uses_gpus) line += " unused";  // whoever asked Slurm for some shall see that they idle
+  }
   return line + "\n";
 }
 
 }  // namespace
 
-Binding gather_binding(int threads, const Communicator& comm) {
-  Binding binding{map_nodes(comm), {}};
+Binding gather_binding(int threads, const ComputeDevice& device, const Communicator& comm) {
+  Binding binding{map_nodes(comm), {}, device.on_gpu()};
   const auto mine_of_node = binding.nodes.node_of_rank.begin() + comm.rank();
   const auto rank_on_node =
       static_cast<int>(std::count(binding.nodes.node_of_rank.begin(), mine_of_node, *mine_of_node));
   const std::optional<GpuChoice> gpu = choose_gpu([](const char* name) { return std::getenv(name); }, rank_on_node);
+  const std::string gpu_name = device.on_gpu() ? device.gpu_name : gpu ? gpu->name : std::string();
   const std::vector<int> cpus = allowed_cpus();
   const json mine = {{"cpus", as_ranges(cpus)},
                      {"n_cpus", cpus.size()},
                      {"threads", threads},
-                     {"gpu", gpu ? json(gpu->name) : json()}};
+                     {"gpu", gpu_name.empty() ? json() : json(gpu_name)}};
   for (const std::string& text : comm.all_gather(mine.dump())) {
     const json rank = json::parse(text);
     binding.ranks.push_back({rank["cpus"], rank["n_cpus"], rank["threads"], std::nullopt});

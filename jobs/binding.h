@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "jobs/device.h"
 #include "parallel/communicator.h"
 #include "parallel/node_map.h"
 
@@ -22,14 +23,16 @@ struct RankBinding {
 struct Binding {
   NodeMap nodes;
   std::vector<RankBinding> ranks;
+  bool uses_gpus = false;
 
   const std::string& host_of(int rank) const { return nodes.names[nodes.node_of_rank[static_cast<std::size_t>(rank)]]; }
 };
 
-/// Collective. threads: of this rank. Throws Error of variables about GPUs that make no sense.
-Binding gather_binding(int threads, const Communicator& comm);
+/// Collective. threads, device: of this rank. Throws Error of variables about GPUs that make no sense.
+Binding gather_binding(int threads, const ComputeDevice& device, const Communicator& comm);
 
-/// A line for each of the first nodes: "node n1: ranks 0-1 x 2 threads on CPUs 0-1, 2-3; GPUs 0, 1 unused".
+/// A line for each of the first nodes: "node n1: ranks 0-1 x 2 threads on CPUs 0-1, 2-3; GPUs 0, 1", with
+/// " unused" behind GPUs that nothing runs on.
 std::string describe(const Binding& binding);
 
 /// Ranks of a node that have more threads than the CPUs they share, and what to do about it: one line, or nothing.

@@ -93,7 +93,7 @@ ProbeOptions probe_options(const RunInputs& in) {
     throw UsageError("is a dense model: it has no routed experts", in.checkpoint.folder().string(),
                      "name a mixture-of-experts model");
   ProbeOptions options;
-  options.precision = in.precision;
+  options.precision = in.device.precision;
   options.moe_layers = moe_layers_asked(in.parser.get<std::string>("layers"), in.facts.moe_layers);
   options.batch_tokens = in.batch_tokens;
   options.shown_tokens = in.parser.get<std::uint64_t>("shown-tokens");
@@ -133,14 +133,14 @@ int run_probe(const Arguments& arguments) {
   OptionParser parser = make_parser();
   if (!parser.parse(arguments)) return 0;
   const Communicator comm = Communicator::world();
-  const RunInputs in(parser, comm);
+  const RunInputs in(parser, RunsOn::cpu_alone, comm);
   const ProbeOptions options = probe_options(in);
   const BlockOptions sample = sample_of(in);
   const ExpertPlacement placement = in.placement();
   if (placement.n_physical() > in.facts.n_experts)
     throw UsageError("has copies of experts, but here each runs once", "--placement", "give one rank for each expert");
-  const std::unique_ptr<ExpertTransport> transport = make_transport(in.transport_name, comm);
-  Model model(in.checkpoint, in.config, placement, comm, *transport, {in.precision});
+  const std::unique_ptr<ExpertTransport> transport = make_transport(in.device.transport, comm);
+  Model model(in.checkpoint, in.config, placement, comm, *transport, in.model_options());
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
 
   BlockSource source(in.corpora, in.corpus_files, in.tokenizer.get(), sample, {}, comm);

@@ -100,6 +100,7 @@ class RouteJob {
 
  private:
   json identity() const;
+  std::uint64_t cache_bytes() const;
   std::vector<std::uint8_t> excluded_tokens() const;
   BlockOptions block_options() const;
   GenerationOptions generation_options() const;
@@ -120,7 +121,7 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
     : parser_(parser),
       comm_(comm),
       out_(parser.get<std::string>("out")),
-      in_(parser, comm),
+      in_(parser, RunsOn::any_device, comm),
       level_(parse_record_level(parser.get<std::string>("record"))),
       token_tables_(chosen_token_tables(parser, shape_of(in_.facts))),
       generation_(generation_options()) {}
@@ -167,6 +168,8 @@ GenerationOptions RouteJob::generation_options() const {
 RebalanceOptions RouteJob::rebalance_options() const {
   RebalanceOptions options;
   options.every = parser_.get<std::uint64_t>("rebalance-every");
+  if (options.every > 0 && in_.device.on_gpu())
+    throw UsageError("experts move between ranks on CPUs alone", "--rebalance-every", "use --device cpu");
   options.choice.method = parse_placement_method(parser_.get<std::string>("rebalance-method"));
   options.choice.effort.exact_nodes = 5000;  // ranks wait for it
   options.choice.copies = parse_copy_rule(parser_.get<std::string>("copies"));
@@ -199,10 +202,19 @@ double row_bytes(const ModelFacts& model, RecordLevel level) {
   return token_columns + model.n_moe_layers() * layer;
 }
 
+/// Bytes of answers' keys and values.
+std::uint64_t RouteJob::cache_bytes() const {
+  if (generation_.tokens == 0) return 0;
+  const std::int64_t tokens = in_.batch_tokens + generation_.sequences * generation_.tokens;
+  const DType type = in_.device.precision == Precision::f32 ? DType::f32 : DType::bf16;
+  return KvCache::bytes(in_.config, generation_.sequences, tokens, type);
+}
+
 int RouteJob::dry_run() const {
   const ExpertPlacement placement = in_.placement();
-  const std::vector<ModelMemory> ranks =
-      comm_.all_gather(Model::memory(in_.config, placement, comm_.rank(), in_.precision, in_.batch_tokens));
+  const ModelMemory mine = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
+  const std::vector<ModelMemory> ranks = comm_.all_gather(mine);
+  if (in_.device.on_gpu()) plan_gpu_memory(in_.device, mine, cache_bytes(), parser_.flag("quiet"), comm_);
   if (comm_.rank() != 0) return 0;
   if (parser_.has("stage-to"))
     std::cout << "each node copies the checkpoint to " << parser_.get<std::string>("stage-to")
@@ -211,7 +223,8 @@ int RouteJob::dry_run() const {
   const double tables =
       (generates ? 4.0 : 2.0) * static_cast<double>(LiveAccumulators::table_bytes(shape_of(in_.facts), token_tables_));
   const double cache =
-      generates ? static_cast<double>(Generator::bytes(in_.config, generation_, in_.batch_tokens, in_.precision)) : 0;
+      generates ? static_cast<double>(Generator::bytes(in_.config, generation_, in_.batch_tokens, in_.device.precision))
+                : 0;
   std::cout << in_.facts.name << ": family " << in_.facts.family << ", " << in_.facts.n_layers << " layers, "
             << in_.facts.n_moe_layers() << " of them with " << in_.facts.n_experts << " experts, top-"
             << in_.facts.top_k << "; " << as_bytes_text(static_cast<double>(in_.checkpoint.bytes())) << " on disk\n";
@@ -243,6 +256,8 @@ int RouteJob::dry_run() const {
 
 int RouteJob::run() {
   const ExpertPlacement placement = in_.placement();
+  const ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
+  if (in_.device.on_gpu()) plan_gpu_memory(in_.device, memory, cache_bytes(), parser_.flag("quiet"), comm_);
   // Rank 0 opens OUT; all learn where to begin.
   std::optional<RunLock> lock;
   std::vector<SegmentEntry> committed;
@@ -262,7 +277,7 @@ int RouteJob::run() {
   const RankBinding& bound = in_.binding.ranks[static_cast<std::size_t>(comm_.rank())];
   log->info("switchyard {} ({}), rank {} of {} on {}, {} threads on CPUs {}, GPU {}, transport {}", version(),
             git_commit(), comm_.rank(), comm_.size(), in_.binding.host_of(comm_.rank()), bound.threads, bound.cpus,
-            bound.gpu.value_or("none"), in_.transport_name);
+            bound.gpu.value_or("none"), in_.device.transport);
   if (start.block > 0) {
     log->info("continues behind block {}, token {}", start.block, start.tokens);
     if (comm_.rank() == 0 && !parser_.flag("quiet"))
@@ -271,11 +286,13 @@ int RouteJob::run() {
   }
 
   if (comm_.any(stop_signal() != 0)) return say_stopped(committed.size());
-  const std::unique_ptr<ExpertTransport> transport = make_transport(in_.transport_name, comm_);
+  const std::unique_ptr<ExpertTransport> transport = make_transport(in_.device.transport, comm_);
   const auto load_start = std::chrono::steady_clock::now();
-  Model model(in_.checkpoint, in_.config, placement, comm_, *transport, {in_.precision});
-  log->info("model loaded in {:.2f} s",
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
+  Model model(in_.checkpoint, in_.config, placement, comm_, *transport, in_.model_options());
+  const std::string loaded =
+      describe_load(memory, std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
+  log->info("model {}", loaded);
+  if (in_.device.on_gpu() && comm_.rank() == 0 && !parser_.flag("quiet")) std::cerr << "rank 0 " << loaded << "\n";
   Recorder recorder(in_.facts, level_, token_tables_, excluded_tokens(),
                     in_.facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),
                     ModelFlops(in_.config), comm_, generation_.tokens > 0);

@@ -37,10 +37,7 @@ void add_run_options(OptionParser& parser) {
       "Hugging Face folder: config.json, *.safetensors, tokenizer.model");
   add("corpus", po::value<std::vector<std::string>>()->required()->composing()->value_name("NAME=PATH[,key=value ...]"),
       "a corpus; repeat for more");
-  add("precision", po::value<std::string>()->value_name("bf16|f32"),
-      "of matrix products (default: bf16 where the CPU has it, else f32)");
-  add("transport", po::value<std::string>()->value_name("local|mpi"),
-      "how ranks exchange tokens (default: local for one rank, else mpi)");
+  add_device_options(parser);
   add("placement", po::value<std::string>()->default_value("contiguous"),
       "contiguous, round-robin, or a JSON file {\"rank_of_expert\": [[...], ...]}, a row for each MoE layer, of ranks "
       "or, "
@@ -108,33 +105,20 @@ std::filesystem::path checkpoint_folder(const OptionParser& parser, const Commun
   return staged.folder;
 }
 
-Precision parse_precision(const OptionParser& parser) {
-  if (!parser.has("precision")) return best_precision();
-  const auto& text = parser.get<std::string>("precision");
-  if (text == "f32") return Precision::f32;
-  if (text != "bf16") throw UsageError("unknown precision '" + text + "'", "--precision", "give bf16 or f32");
-  if (best_precision() != Precision::bf16)
-    throw UsageError("this CPU has neither AMX nor AVX512-BF16", "--precision bf16", "use --precision f32");
-  return Precision::bf16;
-}
-
 }  // namespace
 
-RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
+RunInputs::RunInputs(const OptionParser& options, RunsOn runs_on, const Communicator& ranks)
     : parser(options),
       comm(ranks),
       checkpoint(checkpoint_folder(parser, comm)),
       config(ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string())),
       facts(config.facts(folder_name(parser.get<std::string>("model")).string())),
       tokenizer(open_tokenizer(parser.get<std::string>("model"))),
-      precision(parse_precision(parser)),
+      device(choose_device(parser, runs_on, comm)),
       context(positive(parser, "context", std::min(config.max_positions, 2048))),
       batch_tokens(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context))),
-      transport_name(parser.has("transport") ? parser.get<std::string>("transport")
-                     : comm.size() == 1      ? "local"
-                                             : "mpi"),
       threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(comm)),
-      binding(gather_binding(threads, comm)) {
+      binding(gather_binding(threads, device, comm)) {
   if (threads < 1) throw UsageError("is " + std::to_string(threads), "--threads", "give at least 1");
   if (context > config.max_positions && comm.rank() == 0 && !parser.flag("quiet"))
     std::cerr << "note: windows of " << context << " tokens are longer than the " << config.max_positions
@@ -206,23 +190,25 @@ json RunInputs::identity(const BlockOptions& blocks) const {
                          {"files", corpus_identity[c].files},
                          {"bytes", corpus_identity[c].bytes},
                          {"hash", corpus_identity[c].hash}});
-  return {{"model",
-           {{"name", facts.name},
-            {"family", facts.family},
-            {"hash", checkpoint.fingerprint()},
-            {"vocabulary", facts.vocabulary}}},
-          {"tokenizer", tokenizer ? tokenizer->fingerprint() : "none"},
-          {"corpora", std::move(described)},
-          {"precision", precision_name()},
-          {"context", context},
-          {"block-tokens", blocks.block_tokens},
-          {"add-bos", blocks.add_bos},
-          {"template", reader.prompt_template},
-          {"max-documents", blocks.max_documents},
-          {"max-tokens", blocks.max_tokens},
-          {"sample", blocks.sample},
-          {"seed", blocks.seed},
-          {"on-bad-document", parser.get<std::string>("on-bad-document")}};
+  json identity = {{"model",
+                    {{"name", facts.name},
+                     {"family", facts.family},
+                     {"hash", checkpoint.fingerprint()},
+                     {"vocabulary", facts.vocabulary}}},
+                   {"tokenizer", tokenizer ? tokenizer->fingerprint() : "none"},
+                   {"corpora", std::move(described)},
+                   {"precision", precision_name()},
+                   {"context", context},
+                   {"block-tokens", blocks.block_tokens},
+                   {"add-bos", blocks.add_bos},
+                   {"template", reader.prompt_template},
+                   {"max-documents", blocks.max_documents},
+                   {"max-tokens", blocks.max_tokens},
+                   {"sample", blocks.sample},
+                   {"seed", blocks.seed},
+                   {"on-bad-document", parser.get<std::string>("on-bad-document")}};
+  if (device.on_gpu()) identity["device"] = "gpu";  // whose bits are not those of a CPU
+  return identity;
 }
 
 std::string RunInputs::run_json(const json& identity) const {
@@ -230,12 +216,13 @@ std::string RunInputs::run_json(const json& identity) const {
   options["context"] = context;
   options["batch-tokens"] = batch_tokens;
   options["threads"] = threads;
-  options["transport"] = transport_name;
+  options["device"] = device.on_gpu() ? "gpu" : "cpu";
+  options["transport"] = device.transport;
   options["precision"] = precision_name();
   json environment = {{"version", version()},
                       {"commit", git_commit()},
                       {"ranks", comm.size()},
-                      {"device", "cpu: " + cpu_name()},
+                      {"device", device.description()},
                       {"batch_invariant", true}};
   for (int rank = 0; rank < comm.size(); ++rank) {
     const RankBinding& bound = binding.ranks[static_cast<std::size_t>(rank)];

@@ -11,6 +11,7 @@
 #include "io/run_folder.h"
 #include "io/tokenizer/tokenizer.h"
 #include "jobs/binding.h"
+#include "jobs/device.h"
 #include "jobs/options.h"
 #include "jobs/progress.h"
 #include "parallel/communicator.h"
@@ -32,9 +33,9 @@ std::int64_t positive(const OptionParser& parser, const char* name, std::int64_t
 
 /// What add_run_options' values say, checked before anything is written.
 struct RunInputs {
-  /// Collective. Sets OpenMP's threads. Throws UsageError and Error of options that make no sense, files that are not
-  /// there, a column that the first document of a corpus lacks.
-  RunInputs(const OptionParser& parser, const Communicator& comm);
+  /// Collective. Sets OpenMP's threads and takes a GPU. Throws UsageError and Error of options that make no sense,
+  /// files that are not there, a column that the first document of a corpus lacks.
+  RunInputs(const OptionParser& parser, RunsOn runs_on, const Communicator& comm);
 
   ExpertPlacement placement() const;
   /// All but sample and block_tokens.
@@ -44,7 +45,8 @@ struct RunInputs {
   /// run.json of an identity: with the options as they are in effect and the machine. On rank 0.
   std::string run_json(const nlohmann::json& identity) const;
   std::vector<CorpusExtent> extents() const;
-  std::string precision_name() const { return precision == Precision::f32 ? "f32" : "bf16"; }
+  std::string precision_name() const { return device.precision == Precision::f32 ? "f32" : "bf16"; }
+  ModelOptions model_options() const { return {device.precision, device.device}; }
 
   const OptionParser& parser;
   const Communicator& comm;
@@ -55,10 +57,9 @@ struct RunInputs {
   std::vector<CorpusSpec> corpora;
   std::vector<CorpusFiles> corpus_files;        // of each corpus; rank 0
   std::vector<CorpusIdentity> corpus_identity;  // rank 0
-  Precision precision;
+  ComputeDevice device;
   std::int64_t context, batch_tokens;
   ReaderOptions reader;
-  std::string transport_name;
   int threads;
   Binding binding;
 

@@ -85,6 +85,8 @@ std::unique_ptr<ExpertTransport> make_mpi_transport(const Communicator& comm);
 /// stream of their own, beside what computes. A rank on which an exchange fails says so and ends all ranks. Collective.
 /// Throws Error in a build without NCCL.
 std::unique_ptr<ExpertTransport> make_nccl_transport(const Communicator& comm);
+/// Whether this build has it.
+bool has_nccl();
 /// By name: "local", "mpi" or "nccl". Throws UsageError naming the choices.
 std::unique_ptr<ExpertTransport> make_transport(std::string_view name, const Communicator& comm);
 

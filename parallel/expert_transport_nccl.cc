@@ -145,4 +145,6 @@ std::unique_ptr<ExpertTransport> make_nccl_transport(const Communicator& comm) {
   return std::make_unique<NcclTransport>(comm);
 }
 
+bool has_nccl() { return true; }
+
 }  // namespace switchyard

@@ -8,4 +8,6 @@ std::unique_ptr<ExpertTransport> make_nccl_transport(const Communicator& /*comm*
               "choose the mpi transport, or build where nvcc, nccl.h and libnccl are found, with -DSWITCHYARD_CUDA=ON");
 }
 
+bool has_nccl() { return false; }
+
 }  // namespace switchyard

@@ -8,6 +8,7 @@ namespace switchyard {
 /// A GPU, for people and records.
 struct GpuReport {
   std::string name;
+  std::string id;      // of this GPU, or part of one, among all: its UUID
   int capability = 0;  // of its instructions: 90 is compute capability 9.0
   int multiprocessors = 0;
   std::uint64_t total_bytes = 0;

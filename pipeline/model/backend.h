@@ -76,6 +76,9 @@ class Experts {
 /// The output head, [vocabulary, d].
 class Head {
  public:
+  /// Columns of the vocabulary whose logits a GPU holds at once.
+  static constexpr std::int64_t kColumns = 8192;
+
   virtual ~Head() = default;
   /// h [n, d] of its type; targets [n], host, as in Batch. Never holds a batch's logits.
   virtual TokenLosses losses(TensorView h, std::span<const std::int64_t> targets) const = 0;

@@ -240,6 +240,8 @@ const ExpertPlacement& Model::placement() const { return state_->placement; }
 ExpertMoves Model::move_experts(const ExpertPlacement& placement) {
   State& s = *state_;
   check_placement(s.config, placement, s.comm->size());
+  if (s.backend->device() != Device::cpu)
+    throw Error("experts move between ranks on CPUs alone", {}, "use --device cpu, or keep the placement");
   if (!std::exchange(s.equal_packing_checked, true)) require_equal_packing(s.config, s.type, *s.comm);
   const ExpertMoves moves = switchyard::move_experts(s.weights, s.config, s.placement, placement, s.type, *s.comm);
   s.placement = placement;
@@ -252,9 +254,9 @@ std::uint64_t Model::row_bytes() const {
   return static_cast<std::uint64_t>(state_->config.d_model * size_of(state_->type));
 }
 
-ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& placement, int rank, Precision precision,
+ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& placement, int rank, ModelOptions options,
                           std::int64_t batch_tokens) {
-  const auto element = static_cast<std::uint64_t>(size_of(matmul_type(precision)));
+  const auto element = static_cast<std::uint64_t>(size_of(matmul_type(options.precision)));
   const auto n = static_cast<std::uint64_t>(batch_tokens);
   const auto d = static_cast<std::uint64_t>(config.d_model);
   const auto layers = static_cast<std::uint64_t>(config.n_layers);
@@ -275,10 +277,22 @@ ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& plac
     memory.expert_bytes += placement.layer(layer).experts_of(rank).size() * ffn_bytes(config.d_ff);
   }
   const std::uint64_t attention = n * (qkv * 4 + qkv * element + 2 * width * element);
-  // Rows sent, arrived, grouped and returned: as many of each when experts are evenly used.
-  const std::uint64_t experts = n * d * 4 + 4 * n * static_cast<std::uint64_t>(config.top_k) * d * element +
-                                n * static_cast<std::uint64_t>(config.n_experts) * 8;
-  memory.activation_bytes = n * d * 4 + std::max(attention, experts);
+  const auto slots = n * static_cast<std::uint64_t>(config.top_k);
+  const std::uint64_t rows = slots * d * element;
+  std::uint64_t experts = n * d * 4 + 4 * rows + n * static_cast<std::uint64_t>(config.n_experts) * 8;
+  std::uint64_t others = 0;
+  if (options.device == Device::gpu) {
+    // A GPU's kernels hold whole what the CPU's make tile by tile: gate and up, and a chunk of the logits.
+    const auto gated = [&](std::uint64_t n_rows, int d_ff) {
+      return n_rows * static_cast<std::uint64_t>(d_ff) * (8 + element);
+    };
+    experts += gated(slots, config.d_ff) + gated(n, config.shared_d_ff);
+    others = std::max(gated(n, config.dense_d_ff), n * 4 * std::min<std::uint64_t>(vocabulary, Head::kColumns));
+    others += n * d * (4 + element);
+  }
+  // Experts' rows are sent, arrive, are grouped and return: as many of each when experts are evenly used.
+  memory.activation_bytes = n * d * 4 + std::max({attention, experts, others});
+  memory.transport_bytes = 2 * rows;
   return memory;
 }
 

@@ -27,11 +27,12 @@ struct ModelOptions {
   Device device = Device::cpu;  // or gpu: that of this process (use_gpu)
 };
 
-/// Memory a rank needs, from the checkpoint's shapes alone (for --dry-run and the start-up line).
+/// Memory a rank needs, of its device, from the checkpoint's shapes alone (for --dry-run and the start-up table).
 struct ModelMemory {
   std::uint64_t replicated_bytes = 0;  // embeddings, attention, routers, norms, head
   std::uint64_t expert_bytes = 0;      // this rank's experts
-  std::uint64_t activation_bytes = 0;  // peak, for a batch of the given size
+  std::uint64_t activation_bytes = 0;  // peak, for a batch of the given size whose slots are spread evenly
+  std::uint64_t transport_bytes = 0;   // of them: rows sent and received
 };
 
 /// A decoder-only transformer whose routed experts are spread over ranks; everything else is replicated.
@@ -79,7 +80,7 @@ class Model {
   /// Bytes of one dispatched row.
   std::uint64_t row_bytes() const;
 
-  static ModelMemory memory(const ModelConfig& config, const ExpertPlacement& placement, int rank, Precision precision,
+  static ModelMemory memory(const ModelConfig& config, const ExpertPlacement& placement, int rank, ModelOptions options,
                             std::int64_t batch_tokens);
 
  private:

@@ -22,7 +22,7 @@ class Binding(support.TestCase):
                                "--precision", "f32", *options, ranks=ranks, env=env), out
 
     def test_ranks_say_where_they_are(self):
-        done, out = self.route("run", "--threads", 1, ranks=2, env={"CUDA_VISIBLE_DEVICES": "3,5", "SLURM_STEP_GPUS": "0,1,2,3,4,5", "SLURM_LOCALID": "0"})
+        done, out = self.route("run", "--threads", 1, "--device", "cpu", ranks=2, env={"CUDA_VISIBLE_DEVICES": "3,5", "SLURM_STEP_GPUS": "0,1,2,3,4,5", "SLURM_LOCALID": "0"})
         self.assertRegex(done.stderr, rf"(?m)^node {socket.gethostname()}: ranks 0-1 x 1 thread on CPUs \S+; GPUs 3, 5 unused$")
         environment = json.loads((out / "run.json").read_text())["environment"]
         self.assertEqual(environment["hosts"], [socket.gethostname()] * 2)

@@ -21,8 +21,9 @@ GOLDEN = TESTS / "golden"
 
 def command(*words, ranks=1, env=None):
     launcher = [] if ranks == 1 else [MPIRUN, "-n", str(ranks)]
-    # `env` behind mpirun: what is preloaded into a rank is not preloaded into mpirun.
-    return launcher + ["env"] + [f"{k}={v}" for k, v in (env or {}).items()] + [BINARY] + [str(w) for w in words]
+    # `env` behind mpirun: what is preloaded into a rank is not preloaded into mpirun. Where there are GPUs, the CPU is what is tested.
+    settings = {"CUDA_VISIBLE_DEVICES": ""} | (env or {})
+    return launcher + ["env"] + [f"{k}={v}" for k, v in settings.items()] + [BINARY] + [str(w) for w in words]
 
 
 def run(*words, ranks=1, timeout=120, env=None):

@@ -43,6 +43,12 @@ TEST(Binding, IsALineForEachNode) {
             "node n1: ranks 0-1 x 1-3 threads on CPUs 0-1; GPU 2 unused\n");
 }
 
+TEST(Binding, SaysNothingOfGpusThatAreUsed) {
+  Binding binding = binding_of(1, {{"0-1", 2, 2, "0"}, {"2-3", 2, 2, "1"}});
+  binding.uses_gpus = true;
+  EXPECT_EQ(describe(binding), "node n1: ranks 0-1 x 2 threads on CPUs 0-1, 2-3; GPUs 0, 1\n");
+}
+
 TEST(Binding, OfCyclicRanksNamesThem) {
   Binding binding = binding_of(2, {{"0", 1, 1, std::nullopt}, {"1", 1, 1, std::nullopt}});
   binding.nodes.node_of_rank = {0, 1, 0, 1};

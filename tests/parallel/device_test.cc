@@ -46,10 +46,13 @@ TEST(GpuTest, IsReported) {
   const GpuReport gpu = use_gpu(0);
   EXPECT_EQ(gpu.name, "fake GPU");
   EXPECT_EQ(gpu.total_bytes, std::uint64_t{1} << 30U);
-  EXPECT_EQ(
-      describe(
-          {.name = "X", .capability = 90, .multiprocessors = 132, .total_bytes = 3U << 29U, .free_bytes = 1U << 29U}),
-      "X, 132 multiprocessors (9.0), 0.5 of 1.5 GiB free");
+  EXPECT_EQ(describe({.name = "X",
+                      .id = "",
+                      .capability = 90,
+                      .multiprocessors = 132,
+                      .total_bytes = 3U << 29U,
+                      .free_bytes = 1U << 29U}),
+            "X, 132 multiprocessors (9.0), 0.5 of 1.5 GiB free");
   EXPECT_EQ(testing::error_text([] { static_cast<void>(use_gpu(1)); }),
             "there is no GPU 1: CUDA shows this process 1; look at CUDA_VISIBLE_DEVICES");
 }

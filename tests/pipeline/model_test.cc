@@ -198,13 +198,13 @@ TEST(ModelTest, MemoryCountsThisRanksExpertsOnly) {
   config.n_layers = 2, config.d_model = 8, config.d_ff = 16, config.n_heads = 2, config.n_kv_heads = 1;
   config.head_dim = 4, config.vocabulary = 10, config.n_experts = 3, config.top_k = 1, config.moe_layers = {0, 1};
   const auto placement = ExpertPlacement::contiguous(2, 3, 2);
-  const ModelMemory first = Model::memory(config, placement, 0, Precision::bf16, 4);
-  const ModelMemory second = Model::memory(config, placement, 1, Precision::bf16, 4);
+  const ModelMemory first = Model::memory(config, placement, 0, {Precision::bf16}, 4);
+  const ModelMemory second = Model::memory(config, placement, 1, {Precision::bf16}, 4);
   EXPECT_EQ(first.expert_bytes + second.expert_bytes, 2U * 3U * 3U * 8U * 16U * 2U);
   EXPECT_EQ(first.replicated_bytes, second.replicated_bytes);
   // Embedding and head 2 * 10 * 8, attention 2 * (16 + 8) * 8 elements; norms 5 * 8, routers 2 * 3 * 8 floats.
   EXPECT_EQ(first.replicated_bytes, (160U + 384U) * 2U + (40U + 48U) * 4U);
-  EXPECT_EQ(Model::memory(config, placement, 0, Precision::f32, 4).expert_bytes, 2 * first.expert_bytes);
+  EXPECT_EQ(Model::memory(config, placement, 0, {Precision::f32}, 4).expert_bytes, 2 * first.expert_bytes);
 }
 
 TEST(ModelTest, MemoryCountsDenseLayersAndSharedExperts) {
@@ -212,7 +212,7 @@ TEST(ModelTest, MemoryCountsDenseLayersAndSharedExperts) {
   config.n_layers = 3, config.d_model = 8, config.d_ff = 16, config.dense_d_ff = 20, config.shared_d_ff = 32;
   config.n_heads = 2, config.n_kv_heads = 1, config.head_dim = 4, config.vocabulary = 10;
   config.n_experts = 3, config.top_k = 1, config.moe_layers = {1, 2};
-  const ModelMemory memory = Model::memory(config, ExpertPlacement::contiguous(2, 3, 1), 0, Precision::bf16, 4);
+  const ModelMemory memory = Model::memory(config, ExpertPlacement::contiguous(2, 3, 1), 0, {Precision::bf16}, 4);
   EXPECT_EQ(memory.expert_bytes, 2U * 3U * 3U * 8U * 16U * 2U);
   // Embedding and head, attention of 3 layers, a dense block, 2 shared ones; norms 7 * 8, routers 2 * 3 * 8 floats.
   EXPECT_EQ(memory.replicated_bytes, (160U + 576U + 3U * 8U * 20U + 2U * 3U * 8U * 32U) * 2U + (56U + 48U) * 4U);

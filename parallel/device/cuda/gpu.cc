@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <string>
+
 #include "parallel/device/cuda/cuda_check.h"
 #include "parallel/error.h"
 
@@ -27,6 +29,7 @@ GpuReport use_gpu(int ordinal) {
   std::size_t total_bytes = 0;
   SWITCHYARD_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
   return {.name = properties.name,
+          .id = std::string(properties.uuid.bytes, sizeof properties.uuid.bytes),
           .capability = properties.major * 10 + properties.minor,
           .multiprocessors = properties.multiProcessorCount,
           .total_bytes = total_bytes,

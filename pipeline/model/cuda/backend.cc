@@ -22,9 +22,6 @@
 namespace switchyard {
 namespace {
 
-/// Columns of the vocabulary whose logits are held at once.
-constexpr std::int64_t kHeadColumns = 8192;
-
 class GpuMatrix : public Matrix {
  public:
   explicit GpuMatrix(Tensor weights) : weights_(std::move(weights)) {}
@@ -134,8 +131,8 @@ class GpuHead : public Head {
 
   TokenLosses losses(TensorView h, std::span<const std::int64_t> targets) const override {
     gpu::LossOfChunks losses{DeviceArray<std::int64_t>(targets)};
-    for (std::int64_t column = 0; column < weights_.rows() && h.rows() > 0; column += kHeadColumns)
-      losses.take(gpu::matmul(h, weights_.rows(column, std::min(column + kHeadColumns, weights_.rows()))), column);
+    for (std::int64_t column = 0; column < weights_.rows() && h.rows() > 0; column += kColumns)
+      losses.take(gpu::matmul(h, weights_.rows(column, std::min(column + kColumns, weights_.rows()))), column);
     return losses.finish();
   }
 

@@ -1,0 +1,169 @@
+#include "jobs/device.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
+#include <numeric>
+#include <vector>
+
+#include "jobs/format.h"
+#include "jobs/machine.h"
+#include "parallel/error.h"
+#include "parallel/expert_transport.h"
+#include "parallel/gpu_choice.h"
+
+namespace switchyard {
+namespace {
+
+constexpr std::size_t kRanksShown = 8;
+
+std::string value_of(const OptionParser& parser, const char* name) {
+  return parser.has(name) ? parser.get<std::string>(name) : std::string();
+}
+
+Device parse_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm) {
+  const std::string text = value_of(parser, "device");
+  if (!text.empty() && text != "cpu" && text != "gpu")
+    throw UsageError("unknown device '" + text + "'", "--device", "give cpu or gpu");
+  if (runs_on == RunsOn::cpu_alone) {
+    if (text == "gpu")
+      throw UsageError("this subcommand looks into a model's experts, which it can do on the CPU alone", "--device gpu",
+                       "leave it out");
+    return Device::cpu;
+  }
+  if (!text.empty()) return text == "gpu" ? Device::gpu : Device::cpu;
+  return comm.min(std::int64_t{count_gpus()}) > 0 ? Device::gpu : Device::cpu;
+}
+
+/// Takes this rank's GPU.
+void take_gpu(ComputeDevice& chosen, const Communicator& comm) {
+  const int rank_on_node = comm.same_node().rank();
+  std::optional<GpuChoice> choice = choose_gpu([](const char* name) { return std::getenv(name); }, rank_on_node);
+  if (!choice) {
+    const int gpu = rank_on_node % std::max(1, count_gpus());
+    choice = {.ordinal = gpu, .name = std::to_string(gpu)};
+  }
+  chosen.gpu = use_gpu(choice->ordinal);
+  chosen.gpu_name = choice->name;
+  const std::vector<std::string> of_node = comm.same_node().all_gather(chosen.gpu->id);
+  chosen.sharers = static_cast<int>(std::ranges::count(of_node, chosen.gpu->id));
+}
+
+Precision parse_precision(const OptionParser& parser, Device device) {
+  const Precision best = device == Device::gpu ? Precision::bf16 : best_precision();
+  const std::string text = value_of(parser, "precision");
+  if (text.empty()) return best;
+  if (text == "f32") return Precision::f32;
+  if (text != "bf16") throw UsageError("unknown precision '" + text + "'", "--precision", "give bf16 or f32");
+  if (best != Precision::bf16)
+    throw UsageError("this CPU has neither AMX nor AVX512-BF16", "--precision bf16", "use --precision f32");
+  return Precision::bf16;
+}
+
+std::string parse_transport(const OptionParser& parser, const ComputeDevice& device, const Communicator& comm) {
+  const bool own_gpus = device.on_gpu() && comm.max(std::int64_t{device.sharers}) == 1;
+  std::string text = value_of(parser, "transport");
+  if (text.empty()) return comm.size() == 1 ? "local" : own_gpus && has_nccl() ? "nccl" : "mpi";
+  if (text == "nccl" && !device.on_gpu())
+    throw UsageError("moves rows between GPUs, and this run is on CPUs", "--transport nccl",
+                     "use --transport mpi, or --device gpu");
+  if (text == "nccl" && !own_gpus && std::getenv("NCCL_MULTI_RANK_GPU_ENABLE") == nullptr)
+    throw UsageError("wants a GPU for each rank, and ranks share one here", "--transport nccl",
+                     "use --transport mpi, or as many ranks on a node as it has GPUs");
+  return text;
+}
+
+/// What a rank's GPU is to hold, bytes.
+struct GpuNeed {
+  std::uint64_t replicated, experts, activations, transport, cache, free;  // transport: a part of activations
+  std::int64_t sharers;
+
+  std::uint64_t total() const { return replicated + experts + activations + cache; }
+};
+
+std::string in_gib(std::uint64_t bytes) {
+  constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+  char text[32];
+  std::snprintf(text, sizeof text, "%14.2f", static_cast<double>(bytes) / kGiB);
+  return text;
+}
+
+void print_table(const std::vector<GpuNeed>& ranks, const std::string& gpu) {
+  std::cerr
+      << "GPU memory in GiB, first GPU: " << gpu << "\n"
+      << "          replicated       experts   activations  of them rows   keys, values         total          free\n";
+  for (std::size_t r = 0; r < std::min(ranks.size(), kRanksShown); ++r) {
+    const GpuNeed& need = ranks[r];
+    std::string name = "rank " + std::to_string(r);
+    name.resize(6, ' ');
+    std::cerr << name;
+    for (const std::uint64_t bytes : {need.replicated, need.experts, need.activations, need.transport, need.cache,
+                                      need.total(), need.free / static_cast<std::uint64_t>(need.sharers)})
+      std::cerr << in_gib(bytes);
+    std::cerr << (need.sharers > 1 ? "  (its share of a GPU of " + std::to_string(need.sharers) + " ranks)\n" : "\n");
+  }
+  if (ranks.size() > kRanksShown) std::cerr << "and " << ranks.size() - kRanksShown << " more ranks\n";
+}
+
+}  // namespace
+
+void add_device_options(OptionParser& parser) {
+  auto add = parser.options().add_options();
+  add("device", po::value<std::string>()->value_name("cpu|gpu"),
+      "what computes (default: gpu where this build can use GPUs and every rank has one, else cpu)");
+  add("precision", po::value<std::string>()->value_name("bf16|f32"),
+      "of matrix products (default: bf16 on GPUs and where the CPU has it, else f32)");
+  add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),
+      "how ranks exchange tokens (default: local for one rank; nccl where each has a GPU of its own; else mpi)");
+}
+
+std::string ComputeDevice::description() const { return gpu ? "gpu: " + gpu->name : "cpu: " + cpu_name(); }
+
+ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm) {
+  ComputeDevice chosen;
+  chosen.device = parse_device(parser, runs_on, comm);
+  if (chosen.on_gpu()) take_gpu(chosen, comm);
+  chosen.precision = parse_precision(parser, chosen.device);
+  chosen.transport = parse_transport(parser, chosen, comm);
+  return chosen;
+}
+
+void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
+                     const Communicator& comm) {
+  const GpuNeed mine = {.replicated = memory.replicated_bytes,
+                        .experts = memory.expert_bytes,
+                        .activations = memory.activation_bytes,
+                        .transport = memory.transport_bytes,
+                        .cache = cache,
+                        .free = device.gpu->free_bytes,
+                        .sharers = device.sharers};
+  const std::vector<GpuNeed> ranks = comm.all_gather(mine);
+  if (comm.rank() == 0 && !quiet) print_table(ranks, describe(*device.gpu));
+  const Communicator node = comm.same_node();
+  const std::vector<std::string> gpus = node.all_gather(device.gpu->id);
+  const std::vector<GpuNeed> needs = node.all_gather(mine);
+  std::uint64_t wanted = 0;
+  std::uint64_t free = mine.free;
+  for (std::size_t r = 0; r < gpus.size(); ++r) {
+    if (gpus[r] != device.gpu->id) continue;
+    wanted += needs[r].total();
+    free = std::min(free, needs[r].free);  // another rank's context may have come between
+  }
+  if (wanted <= free) return;
+  throw Error("the model needs " + as_bytes_text(static_cast<double>(wanted)) + " of GPU " + device.gpu_name +
+                  ", of which " + as_bytes_text(static_cast<double>(free)) +
+                  " are free: " + as_bytes_text(static_cast<double>(wanted - free)) + " are missing",
+              "rank " + std::to_string(comm.rank()) +
+                  (device.sharers > 1 ? ", on a GPU of " + std::to_string(device.sharers) + " ranks" : ""),
+              "use more GPUs with a rank each, smaller --batch-tokens (activations take " +
+                  as_bytes_text(static_cast<double>(mine.activations)) + "), or --precision bf16");
+}
+
+std::string describe_load(const ModelMemory& memory, double seconds) {
+  const auto bytes = static_cast<double>(memory.replicated_bytes + memory.expert_bytes);
+  return "loaded " + as_bytes_text(bytes) + " in " + as_duration(seconds) + ", " +
+         as_bytes_text(bytes / std::max(seconds, 1e-9)) + "/s";
+}
+
+}  // namespace switchyard

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "jobs/options.h"
+#include "parallel/communicator.h"
+#include "parallel/device/gpu.h"
+#include "parallel/tensor.h"
+#include "pipeline/model/model.h"
+
+namespace switchyard {
+
+/// --device, --precision and --transport, for the subcommands that run a model.
+void add_device_options(OptionParser& parser);
+
+/// What a subcommand can run a model on.
+enum class RunsOn : std::uint8_t { any_device, cpu_alone };
+
+/// What a rank computes on, and how.
+struct ComputeDevice {
+  Device device = Device::cpu;   // or gpu
+  std::optional<GpuReport> gpu;  // of this rank
+  std::string gpu_name;          // as GpuChoice::name
+  int sharers = 1;               // ranks that have this GPU, with this one
+  Precision precision = Precision::bf16;
+  std::string transport;
+
+  bool on_gpu() const { return device == Device::gpu; }
+  /// "gpu: NVIDIA H100 80GB HBM3" or "cpu: ...", for records.
+  std::string description() const;
+};
+
+/// Collective. Makes a GPU that of this process where the options, or without one what all ranks have, say so. Throws
+/// UsageError and Error naming the remedy: a GPU that is not there, that this build or the subcommand cannot use, that
+/// NCCL would have to share, bf16 on a CPU without it.
+ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm);
+
+/// Collective, before a model is loaded on GPUs. Says on rank 0, unless quiet, what goes where in the first ranks'
+/// GPUs. cache: bytes of keys and values, besides. Throws Error with the shortfall where it does not fit.
+void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
+                     const Communicator& comm);
+
+/// "loaded 93.4 GiB in 40.0 s, 2.3 GiB/s".
+std::string describe_load(const ModelMemory& memory, double seconds);
+
+}  // namespace switchyard
