@@ -109,6 +109,7 @@ ExchangePlan::ExchangePlan(const Sending& sending, const LayerPlacement& placeme
       send_rows_(index(placement.n_ranks())),
       receive_rows_(index(placement.n_ranks())),
       rows_per_expert_(placement.experts_of(rank).size()),
+      arriving_(arriving.begin(), arriving.end()),
       pack_order_(sending.position.size()) {
   const std::size_t n_local = rows_per_expert_.size();
   if (arriving.size() != receive_rows_.size() * n_local) {

@@ -45,6 +45,8 @@ class ExchangePlan {
   std::span<const std::int32_t> receive_rows() const { return receive_rows_; }
   /// [n_local_experts] sizes of the grouped matmul.
   std::span<const std::int32_t> rows_per_expert() const { return rows_per_expert_; }
+  /// [n_ranks, n_local_experts] the same by source rank: sizes of the runs of arrived rows.
+  std::span<const std::int32_t> arriving() const { return arriving_; }
   /// [n_send] packed row -> slot (token * k + j).
   std::span<const std::int32_t> pack_order() const { return pack_order_; }
   /// [n_recv] grouped row -> arrived row.
@@ -56,7 +58,7 @@ class ExchangePlan {
                std::span<const std::int32_t> arriving);
 
   int rank_;
-  std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, pack_order_, group_order_;
+  std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, arriving_, pack_order_, group_order_;
 };
 
 }  // namespace switchyard

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <functional>
+#include <numeric>
+#include <vector>
 
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
@@ -13,10 +16,17 @@ namespace switchyard {
 
 namespace {
 
-/// Rows [begin, end), all of one expert.
+/// Rows [begin, end), all of one expert, and where their activation begins.
 struct Segment {
   std::size_t expert;
   std::int64_t begin, end;
+  std::int64_t at = 0;
+
+  std::int64_t rows() const { return end - begin; }
+  /// Rows from `first` on, no more than `most`.
+  Segment part(std::int64_t first, std::int64_t most) const {
+    return {expert, first, std::min(end, first + most), at + first - begin};
+  }
 };
 
 /// Columns of the activation that one panel of gate_up gives.
@@ -39,55 +49,57 @@ Tensor interleave(TensorView gate, TensorView up, std::int64_t half) {
   return both;
 }
 
-/// Runs of segments whose activations fit together into the last-level cache. An expert is cut only when it alone is
+/// All rows, expert by expert; counts as in run_experts.
+std::vector<Segment> by_expert(std::span<const std::int32_t> counts, std::size_t n_experts) {
+  std::vector<std::int64_t> begin(counts.size() + 1, 0);
+  std::partial_sum(counts.begin(), counts.end(), begin.begin() + 1, std::plus<std::int64_t>());
+  std::vector<Segment> segments;
+  for (std::size_t e = 0; e < n_experts; ++e)
+    for (std::size_t i = e; i < counts.size(); i += n_experts) segments.push_back({e, begin[i], begin[i + 1]});
+  return segments;
+}
+
+/// Runs of segments whose activations fit together into the last-level cache. A segment is cut only when it alone is
 /// too much, because each part reads the expert's weights again.
-std::vector<std::vector<Segment>> portions(std::span<const std::int32_t> rows_per_expert, std::int64_t d_ff,
-                                           DType type) {
+std::vector<std::vector<Segment>> portions(const std::vector<Segment>& segments, std::int64_t d_ff, DType type) {
   constexpr std::int64_t kActivationBytes = 8 << 20;
   const std::int64_t fitting = kActivationBytes / (d_ff * size_of(type)) / kTileRows * kTileRows;
   const std::int64_t most = std::max<std::int64_t>(fitting, 8 * kTileRows);
   std::vector<std::vector<Segment>> runs;
   std::int64_t in_run = most;
-  std::int64_t row = 0;
-  for (std::size_t e = 0; e < rows_per_expert.size(); ++e) {
-    const std::int64_t expert_end = row + rows_per_expert[e];
-    while (row < expert_end) {
-      const std::int64_t end = std::min(expert_end, row + most);
-      if (in_run + (end - row) > most) {
+  for (const Segment& segment : segments)
+    for (std::int64_t row = segment.begin; row < segment.end; row += most) {
+      Segment part = segment.part(row, most);
+      if (in_run + part.rows() > most) {
         runs.emplace_back();
         in_run = 0;
       }
-      runs.back().push_back({e, row, end});
-      in_run += end - row;
-      row = end;
+      part.at = in_run;
+      in_run += part.rows();
+      runs.back().push_back(part);
     }
-  }
   return runs;
 }
 
 /// Segments cut into pieces small enough that every thread gets several of (piece, panel).
 std::vector<Segment> cut(std::span<const Segment> segments, int n_panels) {
   std::int64_t rows = 0;
-  for (const Segment& s : segments) rows += s.end - s.begin;
+  for (const Segment& s : segments) rows += s.rows();
   const std::int64_t tiles = rows / kTileRows * n_panels / (4 * omp_get_max_threads());
   const std::int64_t piece = std::clamp<std::int64_t>(tiles, 1, 8) * kTileRows;
   std::vector<Segment> pieces;
-  for (const Segment& s : segments) {
-    for (std::int64_t begin = s.begin; begin < s.end; begin += piece) {
-      pieces.push_back({s.expert, begin, std::min(s.end, begin + piece)});
-    }
-  }
+  for (const Segment& s : segments)
+    for (std::int64_t begin = s.begin; begin < s.end; begin += piece) pieces.push_back(s.part(begin, piece));
   return pieces;
 }
 
 /// What an expert's activation is made of.
 enum class Parts : std::uint8_t { gate_times_up, gate };
 
-/// activation[r, panel's columns] = activation(gate) * up, or activation(gate), for a piece's rows; activation's row 0
-/// is rows' row `first`.
+/// activation[r, panel's columns] = activation(gate) * up, or activation(gate), for a piece's rows.
 template <typename T>
 void activate(const PanelProduct& product, const GatedFfn& expert, int panel, TensorView rows, const Segment& piece,
-              Parts parts, Tensor& activation, std::int64_t first) {
+              Parts parts, Tensor& activation) {
   const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
   const std::int64_t column = expert.gate_up.panel() / 2 * panel;
   std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * 2 * half) * sizeof(float));
@@ -99,22 +111,21 @@ void activate(const PanelProduct& product, const GatedFfn& expert, int panel, Te
     for (std::int64_t r = 0; r < end - begin; ++r) {
       float* gate = both + r * 2 * half;
       if (parts == Parts::gate) std::fill_n(gate + half, half, 1.0F);
-      gate_loop(gate, gate + half, activation.row<T>(begin - first + r).data() + column, half);
+      gate_loop(gate, gate + half, activation.row<T>(piece.at + begin - piece.begin + r).data() + column, half);
     }
   }
 }
 
 /// out (+)= the experts' results.
-void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts, Tensor& out,
+void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const GatedFfn> experts, Tensor& out,
          bool add) {
   if (rows.rows() == 0) return;
   const GatedFfn& shape = experts.front();
   const DType type = shape.down.dtype();
   const PanelProduct gate_up(shape.gate_up, DType::f32);
   const PanelProduct down(shape.down, out.dtype(), add);
-  for (const std::vector<Segment>& portion : portions(rows_per_expert, shape.d_ff(), type)) {
-    const std::int64_t first = portion.front().begin;
-    Tensor activation(type, portion.back().end - first, shape.d_ff());
+  for (const std::vector<Segment>& portion : portions(by_expert(counts, experts.size()), shape.d_ff(), type)) {
+    Tensor activation(type, portion.back().at + portion.back().rows(), shape.d_ff());
     const std::vector<Segment> wide = cut(portion, shape.gate_up.n_panels());
     const std::vector<Segment> narrow = cut(portion, shape.down.n_panels());
     const auto n_wide = static_cast<std::int64_t>(wide.size());
@@ -127,9 +138,9 @@ void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::sp
         const auto panel = static_cast<int>(task / n_wide);
         const Parts parts = Parts::gate_times_up;
         if (type == DType::bf16) {
-          activate<Bf16>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation, first);
+          activate<Bf16>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation);
         } else {
-          activate<float>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation, first);
+          activate<float>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation);
         }
       }
 #pragma omp for schedule(dynamic)
@@ -137,7 +148,7 @@ void run(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::sp
         const Segment& piece = narrow[static_cast<std::size_t>(task % n_narrow)];
         const auto panel = static_cast<int>(task / n_narrow);
         std::byte* to = out.bytes() + piece.begin * out.row_bytes() + panel * shape.down.panel() * size_of(out.dtype());
-        down.run(experts[piece.expert].down, panel, activation, piece.begin - first, piece.end - first, to, out.cols());
+        down.run(experts[piece.expert].down, panel, activation, piece.at, piece.at + piece.rows(), to, out.cols());
       }
     }
   }
@@ -160,10 +171,10 @@ std::vector<std::span<std::byte>> GatedFfn::parts() {
   return parts;
 }
 
-Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts) {
-  assert(rows_per_expert.size() == experts.size());
+Tensor run_experts(TensorView rows, std::span<const std::int32_t> counts, std::span<const GatedFfn> experts) {
+  assert(experts.empty() ? counts.empty() : counts.size() % experts.size() == 0);
   Tensor out(rows.dtype(), rows.rows(), rows.cols());
-  run(rows, rows_per_expert, experts, out, false);
+  run(rows, counts, experts, out, false);
   return out;
 }
 
@@ -177,7 +188,7 @@ Tensor gate_activation(TensorView rows, const GatedFfn& expert) {
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t task = 0; task < n_pieces * expert.gate_up.n_panels(); ++task)
     activate<float>(product, expert, static_cast<int>(task / n_pieces), rows,
-                    pieces[static_cast<std::size_t>(task % n_pieces)], Parts::gate, state, 0);
+                    pieces[static_cast<std::size_t>(task % n_pieces)], Parts::gate, state);
   return state;
 }
 

@@ -31,10 +31,11 @@ class GatedFfn {
   Activation activation;
 };
 
-/// rows [n, d] of the experts' type, grouped: the first rows_per_expert[0] are the first expert's, and so on -> [n, d]
-/// of the same type. Experts have equal shapes and activations. A row's result depends on that row and its expert
-/// alone.
-Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, std::span<const GatedFfn> experts);
+/// rows [n, d] of the experts' type -> [n, d] of the same type, in the same order. counts: [runs, experts], the rows in
+/// order are so many of each expert, and again for each further run: one where they are grouped by expert. Runs of less
+/// than some tiles are a waste. Experts have equal shapes and activations. A row's result depends on that row and its
+/// expert alone.
+Tensor run_experts(TensorView rows, std::span<const std::int32_t> counts, std::span<const GatedFfn> experts);
 
 /// The intermediate state activation(gate * x), before up multiplies it: rows [n, d] of the expert's type -> [n, d_ff]
 /// f32. A row's result depends on that row alone.

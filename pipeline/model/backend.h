@@ -67,8 +67,8 @@ class Experts {
   virtual ~Experts() = default;
   /// The next one's weights, until there are as many as was said.
   virtual void add(FfnTensors weights) = 0;
-  /// rows [n, d] of the weights' type, grouped by expert -> [n, d] of the same type.
-  virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) const = 0;
+  /// rows [n, d] of the weights' type -> [n, d] of the same type; counts: PlannedRows::counts.
+  virtual Tensor run(TensorView rows, std::span<const std::int32_t> counts) const = 0;
   /// As the CPU's kernels have them. Throws Error when they are not in its memory.
   virtual std::vector<GatedFfn>& on_cpu() = 0;
 };
@@ -101,9 +101,11 @@ class PlannedRows {
   virtual ~PlannedRows() = default;
   /// h [n, d] f32 -> [n_send, d] of the backend's type, packed order.
   virtual Tensor pack(TensorView h) const = 0;
-  /// Arrived order -> grouped order, and back.
+  /// Arrived order -> the order that experts are run in, and back.
   virtual Tensor group(Tensor arrived) const = 0;
   virtual Tensor ungroup(Tensor grouped) const = 0;
+  /// [runs, local experts]: of that order, rows of each expert, in one run or several one after another.
+  virtual std::span<const std::int32_t> counts() const = 0;
   /// x [n, d] f32 += sum over a token's slots of weight * row, in slot order. returned: [n_send, d] packed order;
   /// weights: [n, k], host.
   virtual void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const = 0;

@@ -69,8 +69,8 @@ class CpuExperts : public Experts {
  public:
   explicit CpuExperts(Activation activation) : activation_(activation) {}
   void add(FfnTensors weights) override { ffns_.emplace_back(weights.gate, weights.up, weights.down, activation_); }
-  Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) const override {
-    return run_experts(rows, rows_per_expert, ffns_);
+  Tensor run(TensorView rows, std::span<const std::int32_t> counts) const override {
+    return run_experts(rows, counts, ffns_);
   }
   std::vector<GatedFfn>& on_cpu() override { return ffns_; }
 
@@ -116,13 +116,25 @@ class CpuRows : public PlannedRows {
  public:
   CpuRows(const ExchangePlan& plan, int top_k, DType type) : plan_(plan), top_k_(top_k), type_(type) {}
   Tensor pack(TensorView h) const override { return gather_slots(h, plan_.pack_order(), top_k_, type_); }
-  Tensor group(Tensor arrived) const override { return gather(std::move(arrived), plan_.group_order()); }
-  Tensor ungroup(Tensor grouped) const override { return scatter(std::move(grouped), plan_.group_order()); }
+  Tensor group(Tensor arrived) const override {
+    return as_arrived() ? std::move(arrived) : gather(std::move(arrived), plan_.group_order());
+  }
+  Tensor ungroup(Tensor grouped) const override {
+    return as_arrived() ? std::move(grouped) : scatter(std::move(grouped), plan_.group_order());
+  }
+  std::span<const std::int32_t> counts() const override {
+    return as_arrived() ? plan_.arriving() : plan_.rows_per_expert();
+  }
   void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
     switchyard::add_weighted(x, returned, weights, plan_.pack_order());
   }
 
  private:
+  /// Long runs are not worth copying: less than a tile of each is computed for nothing.
+  bool as_arrived() const {
+    return plan_.n_receive() >= 8 * kTileRows * static_cast<std::int64_t>(plan_.arriving().size());
+  }
+
   const ExchangePlan& plan_;
   int top_k_;
   DType type_;

@@ -198,7 +198,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const Tensor rows = planned->group(std::move(arrived));  // [n_receive, d_model]
   watch.lap(Part::group, moe_layer);
 
-  Tensor done = layer.experts->run(rows, plan.rows_per_expert());
+  Tensor done = layer.experts->run(rows, planned->counts());
   watch.lap(Part::experts, moe_layer);
 
   Exchange back = transport->start_combine(plan, planned->ungroup(std::move(done)));

@@ -526,6 +526,15 @@ TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
       // One expert's rows alone, and without its first ones.
       const std::vector<std::int32_t> fewer = {0, 0, 60, 0, 0};
       EXPECT_TRUE(same_bits(run_experts(rows.rows(13, 73), fewer, experts), got.rows(13, 73)));
+      // The same rows in two runs: 1, 0, 33, 0, 64 and then 2, 0, 37, 1, 66 of each expert.
+      const std::vector<std::int32_t> runs = {1, 0, 33, 0, 64, 2, 0, 37, 1, 66};
+      std::vector<std::int32_t> order;  // a row of the runs -> its row above
+      for (std::size_t run = 0; run < 2; ++run)
+        for (std::size_t e = 0, begin = 0; e < 5; begin += static_cast<std::size_t>(counts[e++]))
+          for (std::int32_t i = 0; i < runs[run * 5 + e]; ++i)
+            order.push_back(static_cast<std::int32_t>(begin) + (run == 0 ? 0 : runs[e]) + i);
+      const Tensor in_runs = run_experts(gather(random_matrix(type, 204, d, 13), order), runs, experts);
+      EXPECT_TRUE(same_bits(in_runs, gather(run_experts(rows, counts, experts), order)));
       Tensor x(DType::f32, 70, d);
       std::fill(x.data<float>(), x.data<float>() + 70 * d, 0.0F);
       add_gated_ffn(x, rows.rows(3, 73), experts[2]);

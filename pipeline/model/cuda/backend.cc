@@ -206,7 +206,7 @@ bool is_identity(std::span<const std::int32_t> order) {
 class GpuRows : public PlannedRows {
  public:
   GpuRows(const ExchangePlan& plan, int top_k, DType type)
-      : pack_order_(plan.pack_order()), top_k_(top_k), type_(type) {
+      : plan_(plan), pack_order_(plan.pack_order()), top_k_(top_k), type_(type) {
     if (!is_identity(plan.group_order())) group_order_.emplace(plan.group_order());
   }
 
@@ -217,6 +217,7 @@ class GpuRows : public PlannedRows {
   Tensor ungroup(Tensor grouped) const override {
     return group_order_ ? gpu::scatter(grouped, *group_order_) : std::move(grouped);
   }
+  std::span<const std::int32_t> counts() const override { return plan_.rows_per_expert(); }
   void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
     Tensor on_gpu(DType::f32, x.rows(), top_k_, Device::gpu);
     upload(on_gpu.bytes(), weights.data(), weights.size_bytes());
@@ -224,6 +225,7 @@ class GpuRows : public PlannedRows {
   }
 
  private:
+  const ExchangePlan& plan_;
   DeviceArray<std::int32_t> pack_order_;
   std::optional<DeviceArray<std::int32_t>> group_order_;  // none: rows are in order
   int top_k_;
