@@ -24,6 +24,7 @@
 #include "parallel/communicator.h"
 #include "parallel/error.h"
 #include "pipeline/analysis/experiment.h"
+#include "pipeline/analysis/placement_check.h"
 #include "pipeline/analysis/placement_study.h"
 #include "pipeline/analysis/placement_study_tables.h"
 #include "pipeline/analysis/placement_tables.h"
@@ -48,10 +49,12 @@ OptionParser make_parser() {
       "  search             small max/mean and few pairs of a token's experts apart; proven best where a layer is "
       "small\n"
       "Of a run's folder, stats.h5 is taken, and the steps and token rows of its record: they tell the balance within "
-      "steps, and ranks and nodes exactly.",
+      "steps, and ranks and nodes exactly.\n"
+      "--check tells how what is predicted for a plan came true in a run with it.",
       "Examples:\n  switchyard place run/stats.h5 --ranks 8 --placement placement.json\n  mpirun -n 8 switchyard route "
       "--placement placement.json ...\n  switchyard place run --ranks 64 --nodes 8 --replicas 64 --method eplb "
-      "--drift 16 --holdout -o place.h5\n  switchyard place run --simulate --ranks 1024 --nodes 128 --method greedy -o "
+      "--drift 16 --holdout -o place.h5\n  switchyard place run --ranks 8 --check run-with-placement -o place.h5\n  "
+      "switchyard place run --simulate --ranks 1024 --nodes 128 --method greedy -o "
       "simulation.h5\n");
   auto add = parser.options().add_options();
   add("stats", po::value<std::string>()->required()->value_name("STATS|RUN"),
@@ -91,6 +94,9 @@ OptionParser make_parser() {
   add("holdout", po::bool_switch(),
       "also what placements promise and give on other text: fitted on one half of the documents and on the other, and "
       "on one dataset and on every other");
+  add("check", po::value<std::string>()->value_name("RUN"),
+      "also how predictions came true: of the placement of RUN, a run of the same model on R ranks, on any text, what "
+      "is predicted from STATS, what RUN measured, and the error, by dataset and layer; nodes are those of --nodes");
   add("max-tokens", po::value<std::uint64_t>()->default_value(1'000'000)->value_name("N"),
       "most token rows of a run to read");
   add("threads", po::value<int>()->value_name("N"), "threads (default: the CPUs it may use)");
@@ -237,6 +243,7 @@ class PlaceJob {
     // Many placements: a short look at whether each is the best.
     PlacementChoice quick = choice_;
     quick.effort.exact_nodes = 5000;
+    if (parser_.has("check")) check_rerun();
     if (parser_.has("drift")) drift_ = placement_drift(steps("--drift"), task_, quick, drift_blocks());
     if (parser_.flag("holdout")) {
       std::vector<PlacementMethod> methods;
@@ -264,6 +271,7 @@ class PlaceJob {
     summary.recorded_steps = recorded_steps_;
     summary.replayed_tokens = replayed_tokens_;
     print_methods(summary, methods_, chosen_place_);
+    if (check_) print_check(*check_, parser_.get<std::string>("check"));
     if (drift_) print_drift(*drift_, drift_blocks());
     if (holdout_) print_holdout(*holdout_, names_, choice_.method);
   }
@@ -292,6 +300,11 @@ class PlaceJob {
     if (simulation_)
       add("/simulation", "balance and traffic of recorded or drawn routing on virtual ranks",
           simulation_tables(*simulation_));
+    if (check_) {
+      experiment.settings["check"] = parser_.get<std::string>("check");
+      experiment.settings["check-plan"] = check_->plan;
+      add("/check", "what was predicted for the placement of a run, and what it measured", check_tables(*check_));
+    }
     if (drift_) add("/drift", "balance of a run's blocks by when experts were placed", drift_tables(*drift_));
     if (holdout_)
       add("/holdout", "balance on text that a placement was not fitted on", holdout_tables(*holdout_, names_));
@@ -362,8 +375,46 @@ class PlaceJob {
       method.traffic = replay_traffic(routed, method.placement.layers, task_, choice_.copies, of_step);
   }
 
+  /// Throws unless the re-run is of the same model, on the ranks that are asked about.
+  void require_comparable(const Rerun& rerun) const {
+    ModelFacts model = rerun.model;
+    model.name = source_.statistics.model.name;  // of its folder, which may have been moved
+    if (model != source_.statistics.model)
+      throw Error("was made with another model (" + rerun.model.name + ", " + rerun.model.family + ") than " +
+                      source_.stats.string(),
+                  rerun.folder.string(), "check a run of the same model");
+    if (rerun.ranks != task_.ranks)
+      throw UsageError(rerun.folder.string() + " had " + std::to_string(rerun.ranks) + " ranks", "--check",
+                       "give --ranks " + std::to_string(rerun.ranks));
+    const auto ranks = static_cast<std::size_t>(rerun.ranks);
+    const bool on_nodes = std::ranges::max(rerun.rank_node) > 0;  // on one alone any nodes may be tried
+    for (std::size_t r = 1; on_nodes && r < ranks; ++r)
+      if ((rerun.rank_node[r] == rerun.rank_node[r - 1]) !=
+          (task_.node_of(static_cast<int>(r)) == task_.node_of(static_cast<int>(r) - 1)))
+        throw UsageError(rerun.folder.string() + " had rank " + std::to_string(r) + " and the one before it on " +
+                             (rerun.rank_node[r] == rerun.rank_node[r - 1] ? "one node" : "two nodes"),
+                         "--check", "give the nodes that it ran on with --nodes, ranks in order on each");
+  }
+
+  void check_rerun() {
+    const Rerun rerun = read_rerun(parser_.get<std::string>("check"));
+    require_comparable(rerun);
+    PlacementTask task = task_;
+    task.replicas = rerun.copies_of_layer() - rerun.model.n_experts;
+    std::optional<StepSlots> recorded;
+    if (source_.run && has_steps(source_)) recorded = steps("");
+    std::optional<RoutedTokens> routed;
+    if (source_.run && has_rows(source_)) routed = rows();
+    check_ = check_placement(rerun,
+                             {layers_, slots_of_corpora(source_.statistics, source_.datasets),
+                              recorded ? &*recorded : nullptr, routed ? &*routed : nullptr, source_.cost},
+                             task);
+    for (const MethodResult& method : methods_)
+      if (method.placement.layers == rerun.plans) check_->plan = std::string(to_string(method.placement.method));
+  }
+
   void simulate_ranks() {
-    for (const char* option : {"drift", "holdout", "placement"})
+    for (const char* option : {"check", "drift", "holdout", "placement"})
       if (parser_.given(option))
         throw UsageError("is of one placement, --simulate of many", std::string("--") + option, "give one of the two");
     PlacementTask least = task_;
@@ -392,6 +443,7 @@ class PlaceJob {
   std::size_t chosen_place_ = 0;  // among methods_
   std::size_t recorded_steps_ = 0, replayed_tokens_ = 0;
   std::optional<Simulation> simulation_;
+  std::optional<PlacementCheck> check_;
   std::optional<Drift> drift_;
   std::optional<Holdout> holdout_;
 };

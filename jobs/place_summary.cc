@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <numeric>
+#include <string_view>
 
 #include "jobs/format.h"
 
@@ -53,7 +54,77 @@ void print_columns(const std::vector<std::vector<std::string>>& rows) {
   }
 }
 
+/// How a figure of a check is told.
+struct CheckColumn {
+  const char* name;
+  const char* head;
+  double scale;
+  int digits;
+};
+constexpr std::array<CheckColumn, 8> kCheckColumns = {
+    {{"balancedness", "balancedness", 1, 4},
+     {"steps_balancedness_mean", "in steps", 1, 4},
+     {"steps_balancedness_ratio", "by sums", 1, 4},
+     {"ranks_per_token", "ranks a token", 1, 3},
+     {"remote_slots_per_token", "remote slots", 1, 3},
+     {"bytes_across_nodes_per_token", "KiB across nodes", 1.0 / 1024, 2},
+     {"step_seconds", "ms a step", 1e3, 3},
+     {"straggler_seconds", "of it waiting", 1e3, 3}}};
+
+const CheckColumn& column_of(const CheckedFigure& figure) {
+  return *std::ranges::find(kCheckColumns, std::string_view(figure.name), &CheckColumn::name);
+}
+
+std::string predicted_text(const CheckedFigure& figure) {
+  const CheckColumn& column = column_of(figure);
+  const CheckedFigure::Estimate& whole = figure.predicted_whole;
+  if (std::isnan(whole.value)) return "-";
+  std::string words = text("%.*f", column.digits, whole.value * column.scale);
+  if (whole.high > whole.low)
+    words += text(" (%.*f to %.*f)", column.digits, whole.low * column.scale, column.digits, whole.high * column.scale);
+  return words;
+}
+
+std::string measured_text(const CheckedFigure& figure, std::size_t corpus) {
+  const CheckColumn& column = column_of(figure);
+  const double value = figure.whole(figure.measured[corpus]);
+  if (std::isnan(value)) return "-";
+  std::string words = text("%.*f", column.digits, value * column.scale);
+  if (!std::isnan(figure.predicted_whole.value))
+    words += text(" (%+.*f)", column.digits, (value - figure.predicted_whole.value) * column.scale);
+  return words;
+}
+
 }  // namespace
+
+void print_check(const PlacementCheck& check, const std::string& rerun) {
+  std::printf("\nthe placement of %s (the plan of %s): predicted, and measured there with the error in brackets\n",
+              rerun.c_str(), check.plan.empty() ? "none of these methods" : check.plan.c_str());
+  std::vector<std::vector<std::string>> rows = {{""}, {"predicted"}};
+  for (const CheckedFigure& figure : check.figures) {
+    rows[0].emplace_back(column_of(figure).head);
+    rows[1].push_back(predicted_text(figure));
+  }
+  for (std::size_t d = 0; d < check.corpora.size(); ++d) {
+    rows.push_back({check.corpora[d].name + ", " + check.corpora[d].text});
+    for (const CheckedFigure& figure : check.figures) rows.back().push_back(measured_text(figure, d));
+  }
+  print_columns(rows);
+  std::printf(
+      "\nmeans over layers; KiB (a token, one way, a row for each slot) and ms are sums of all layers. Predicted for "
+      "the "
+      "mean step of %s, %s tokens%s\n",
+      rerun.c_str(), with_commas(static_cast<std::uint64_t>(check.step_tokens)).c_str(),
+      check.recorded_step_tokens > 0 ? text("; in steps: over recorded ones of %s tokens",
+                                            with_commas(static_cast<std::uint64_t>(check.recorded_step_tokens)).c_str())
+                                           .c_str()
+                                     : "");
+  if (std::ranges::any_of(check.figures, [](const CheckedFigure& figure) {
+        return figure.name == "step_seconds" && std::isnan(figure.predicted_whole.value);
+      }))
+    std::printf(
+        "ms: not predicted, as the statistics hold no cost model that explains half of the seconds' variance\n");
+}
 
 void print_simulation(const Simulation& simulation, const std::vector<std::string>& datasets, bool replayed) {
   std::string names;

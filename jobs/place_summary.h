@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "io/routing_schema.h"
+#include "pipeline/analysis/placement_check.h"
 #include "pipeline/analysis/placement_study.h"
 #include "pipeline/analysis/placement_tables.h"
 
@@ -26,6 +27,8 @@ struct PlaceSummary {
 };
 void print_methods(const PlaceSummary& summary, const std::vector<MethodResult>& methods, std::size_t chosen);
 void print_simulation(const Simulation& simulation, const std::vector<std::string>& datasets, bool replayed);
+/// rerun: the folder of the run that was checked.
+void print_check(const PlacementCheck& check, const std::string& rerun);
 /// every: blocks between placements.
 void print_drift(const Drift& drift, std::size_t every);
 void print_holdout(const Holdout& holdout, const std::vector<std::string>& datasets, PlacementMethod chosen);

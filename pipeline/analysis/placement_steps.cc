@@ -4,46 +4,20 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
 #include "io/routing_reader.h"
-#include "io/routing_writer.h"
-#include "io/run_folder.h"
 #include "parallel/error.h"
+#include "pipeline/analysis/corpus_segments.h"
 #include "pipeline/analysis/dispatch_values.h"
 #include "pipeline/analysis/metrics.h"
 #include "pipeline/analysis/resampling.h"
-#include "pipeline/route_loop.h"
 
 namespace switchyard {
 namespace {
 
 constexpr std::uint64_t kRowsAtOnce = 1 << 16;
-
-/// A run's committed segments and the corpus of each.
-struct CorpusSegments {
-  std::vector<std::filesystem::path> files;
-  std::vector<std::string> corpora;
-};
-
-CorpusSegments segments_of(const std::filesystem::path& run, const std::optional<std::string>& corpus) {
-  std::vector<std::string> names;
-  const nlohmann::json description = nlohmann::json::parse(read_run_json(run));
-  for (const nlohmann::json& c : description.at("identity").at("corpora")) names.push_back(c.at("name"));
-  CorpusSegments segments;
-  for (const SegmentEntry& entry : read_manifest(run)) {
-    const std::string& name = names.at(SegmentDetails::parse(entry.details).corpus);
-    if (corpus && name != *corpus) continue;
-    segments.files.push_back(run / entry.file);
-    segments.corpora.push_back(name);
-  }
-  if (segments.files.empty())
-    throw Error("has no committed segment" + (corpus ? " of the corpus " + *corpus : std::string()), run.string(),
-                "route the corpus into it first");
-  return segments;
-}
 
 void add_dispatch(const RoutingReader& segment, const std::string& corpus, StepSlots& steps) {
   DispatchValues dispatch(segment);
@@ -141,6 +115,7 @@ LayerTraffic traffic_of_layer(std::span<const std::uint16_t> experts, std::size_
   std::uint64_t distinct_ranks = 0;
   std::uint64_t distinct_nodes = 0;
   std::uint64_t remote_slots = 0;
+  std::uint64_t remote_node_slots = 0;
   std::uint64_t remote_ranks = 0;
   std::uint64_t remote_nodes = 0;
   double received = 0;
@@ -164,6 +139,7 @@ LayerTraffic traffic_of_layer(std::span<const std::uint16_t> experts, std::size_
         const std::int32_t rank = placement.rank_of(placement.physical_for(experts[t * top_k + j], of_source, source));
         const int node = task.node_of(rank);
         const bool remote = rank != source;
+        remote_node_slots += node != source_node ? 1 : 0;
         if (remote) {
           ++sent;
           ++of_rank[static_cast<std::size_t>(rank)];
@@ -188,6 +164,7 @@ LayerTraffic traffic_of_layer(std::span<const std::uint16_t> experts, std::size_
   return {per_token(distinct_ranks),
           per_token(distinct_nodes),
           per_token(remote_slots),
+          per_token(remote_node_slots),
           per_token(remote_ranks),
           per_token(remote_nodes),
           steps > 0 ? received / static_cast<double>(steps) : std::numeric_limits<double>::quiet_NaN()};
@@ -319,10 +296,11 @@ std::vector<LayerTraffic> replay_traffic(const RoutedTokens& routed, std::span<c
 }
 
 LayerTraffic mean_over_layers(std::span<const LayerTraffic> layers) {
-  return mean_of_figures(layers,
-                         std::array{&LayerTraffic::ranks_per_token, &LayerTraffic::nodes_per_token,
-                                    &LayerTraffic::remote_slots_per_token, &LayerTraffic::remote_ranks_per_token,
-                                    &LayerTraffic::remote_nodes_per_token, &LayerTraffic::received_max_over_mean});
+  return mean_of_figures(
+      layers,
+      std::array{&LayerTraffic::ranks_per_token, &LayerTraffic::nodes_per_token, &LayerTraffic::remote_slots_per_token,
+                 &LayerTraffic::remote_node_slots_per_token, &LayerTraffic::remote_ranks_per_token,
+                 &LayerTraffic::remote_nodes_per_token, &LayerTraffic::received_max_over_mean});
 }
 
 }  // namespace switchyard

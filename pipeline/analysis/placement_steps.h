@@ -75,6 +75,7 @@ LayerBalance mean_over_layers(std::span<const LayerBalance> layers);
 struct LayerTraffic {
   double ranks_per_token = 0, nodes_per_token = 0;                // distinct ones that hold its copies
   double remote_slots_per_token = 0;                              // copies on another rank than the token
+  double remote_node_slots_per_token = 0;                         // on another node
   double remote_ranks_per_token = 0, remote_nodes_per_token = 0;  // distinct other ranks, nodes
   double received_max_over_mean = 0;  // remote slots that a rank receives in a step: largest over mean, mean over steps
 };

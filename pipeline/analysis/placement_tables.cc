@@ -76,6 +76,8 @@ void add_traffic(MethodTables& make) {
            {"replayed_nodes_per_token", &LayerTraffic::nodes_per_token, "distinct nodes of a token's experts, counted"},
            {"replayed_remote_slots_per_token", &LayerTraffic::remote_slots_per_token,
             "slots of a token on other ranks than its own"},
+           {"replayed_remote_node_slots_per_token", &LayerTraffic::remote_node_slots_per_token,
+            "slots of a token on other nodes than its own"},
            {"replayed_remote_ranks_per_token", &LayerTraffic::remote_ranks_per_token,
             "distinct other ranks of a token's experts"},
            {"replayed_remote_nodes_per_token", &LayerTraffic::remote_nodes_per_token,

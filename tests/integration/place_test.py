@@ -45,6 +45,43 @@ def balancedness(plans, slots, ranks):
     return np.mean([load.mean() / load.max() for load in loads if load.sum() > 0])
 
 
+TRAFFIC = ("ranks_per_token", "nodes_per_token", "remote_slots_per_token", "remote_node_slots_per_token", "remote_ranks_per_token", "remote_nodes_per_token")
+
+
+def replay(experts, plan, ranks, nodes, step_tokens, local):
+    """Of tokens' experts [n, k]: sums of TRAFFIC's figures, and largest over mean of the slots that ranks receive in each step."""
+    n, of_node, sums, received = len(experts), ranks // nodes, dict.fromkeys(TRAFFIC, 0.0), []
+    for first in range(0, n, step_tokens):
+        last = min(n, first + step_tokens)
+        here = np.zeros(ranks)
+        sources = [(t - first) * ranks // (last - first) for t in range(first, last)]
+        for t, source in enumerate(sources, first):
+            number = t - first - sources.index(source)  # on its rank
+            of_token = [source if local and source in plan[e] else plan[e][(number + source) % len(plan[e])] for e in experts[t]]
+            of_nodes = [r // of_node for r in of_token]
+            sums["ranks_per_token"] += len(set(of_token))
+            sums["nodes_per_token"] += len(set(of_nodes))
+            sums["remote_slots_per_token"] += sum(r != source for r in of_token)
+            sums["remote_node_slots_per_token"] += sum(x != source // of_node for x in of_nodes)
+            sums["remote_ranks_per_token"] += len(set(of_token) - {source})
+            sums["remote_nodes_per_token"] += len(set(of_nodes) - {source // of_node})
+            for r in of_token:
+                here[r] += r != source
+        received.append(here.max() / here.mean())
+    return sums, received
+
+
+def step_seconds(plan, count, ranks, tokens, model):
+    """Of the mean step of one layer by a cost model: slowest rank's seconds, slowest less mean, and what the slowest's are linear in."""
+    load, active = loads_of(plan, count, ranks) * tokens * K / count.sum(), np.zeros(ranks)
+    for e, copies in enumerate(plan):
+        for r in copies:
+            active[r] += 1 - (1 - count[e] / count.sum() * K / len(copies)) ** tokens
+    time = model[0] + model[1] * load + model[2] * active
+    last = time.argmax()
+    return time[last], time[last] - time.mean(), np.array([1, load[last], active[last]])
+
+
 class Place(support.TestCase):
     def route(self, *more, out="run", ranks=2):
         """A run whose stats.h5 holds no cost model: a fit to times of a busy machine may explain much or little of them."""
@@ -54,6 +91,16 @@ class Place(support.TestCase):
             for name in ("", "_covariance", "_r_squared"):
                 del stats[f"ranks/cost_model{name}"]
         return self.folder / out
+
+    def add_cost_model(self, run):
+        """Gives a run's statistics a model of seconds; returns its terms and their covariance."""
+        terms, half = (1e-3, 2e-6, 5e-5), np.random.default_rng(0).normal(size=(3, 3)) * [[1e-5], [1e-8], [1e-6]]
+        with h5py.File(run / "stats.h5", "r+") as stats:
+            n = len(stats["datasets/name"])
+            stats["ranks/cost_model"] = np.full((n, 3), terms)
+            stats["ranks/cost_model_covariance"] = np.broadcast_to(half @ half.T, (n, 3, 3))
+            stats["ranks/cost_model_r_squared"] = np.full(n, 0.9)
+        return terms, half @ half.T
 
     def place(self, source, *more, method="search", ranks=4):
         file, plan = self.folder / "place.h5", self.folder / "plan.json"
@@ -141,24 +188,7 @@ class Place(support.TestCase):
                 experts = record[f"routing/layer_{l:03d}/expert"][:]
                 n = len(experts)
                 self.assertGreater(n, 5000)
-                sums = dict.fromkeys(("ranks_per_token", "nodes_per_token", "remote_slots_per_token", "remote_ranks_per_token", "remote_nodes_per_token"), 0.0)
-                received = []
-                for first in range(0, n, 500):
-                    last = min(n, first + 500)
-                    here = np.zeros(4)
-                    sources = [(t - first) * 4 // (last - first) for t in range(first, last)]
-                    for t, source in enumerate(sources, first):
-                        number = t - first - sources.index(source)  # on its rank
-                        ranks = [source if local and source in plan[l][e] else plan[l][e][(number + source) % len(plan[l][e])] for e in experts[t]]
-                        nodes = [r // 2 for r in ranks]
-                        sums["ranks_per_token"] += len(set(ranks))
-                        sums["nodes_per_token"] += len(set(nodes))
-                        sums["remote_slots_per_token"] += sum(r != source for r in ranks)
-                        sums["remote_ranks_per_token"] += len(set(ranks) - {source})
-                        sums["remote_nodes_per_token"] += len(set(nodes) - {source // 2})
-                        for r in ranks:
-                            here[r] += r != source
-                    received.append(here.max() / here.mean())
+                sums, received = replay(experts, plan[l], 4, 2, 500, local)
                 for name, value in sums.items():
                     self.assertAlmostEqual(file[f"placement/replayed_{name}"][m, l], value / n, places=10, msg=name)
                 self.assertAlmostEqual(file["placement/replayed_received_max_over_mean"][m, l], np.mean(received), places=10)
@@ -206,31 +236,18 @@ class Place(support.TestCase):
 
     def test_seconds_by_a_cost_model(self):
         run = self.route()
-        a, b, c = 1e-3, 2e-6, 5e-5
-        rng = np.random.default_rng(0)
-        half = rng.normal(size=(3, 3)) * [[1e-5], [1e-8], [1e-6]]
-        covariance = half @ half.T
-        with h5py.File(run / "stats.h5", "r+") as stats:
-            n = len(stats["datasets/name"])
-            stats["ranks/cost_model"] = np.full((n, 3), [a, b, c])
-            stats["ranks/cost_model_covariance"] = np.broadcast_to(covariance, (n, 3, 3))
-            stats["ranks/cost_model_r_squared"] = np.full(n, 0.9)
+        (a, b, c), covariance = self.add_cost_model(run)
+        with h5py.File(run / "stats.h5") as stats:
             count, steps, tokens = stats["load/count"][:].sum(0).astype(float), stats["ranks/steps"][:].sum(), stats["totals/tokens"][:].sum()
         for more, per_step in (([], tokens / steps), (["--step-tokens", 40], 40)):
             path, plan, text = self.place(run / "stats.h5", "--replicas", 4, *more)
             seconds = waiting = 0
             gradient = np.zeros(3)
             for l in range(L):
-                load = loads_of(plan[l], count[l], 4) * per_step * K / count[l].sum()
-                active = np.zeros(4)
-                for e, copies in enumerate(plan[l]):
-                    for r in copies:
-                        active[r] += 1 - (1 - count[l, e] / count[l].sum() * K / len(copies)) ** per_step
-                time = a + b * load + c * active
-                last = time.argmax()
-                seconds += time[last]
-                waiting += time[last] - time.mean()
-                gradient += [1, load[last], active[last]]
+                slowest, waited, linear = step_seconds(plan[l], count[l], 4, per_step, (a, b, c))
+                seconds += slowest
+                waiting += waited
+                gradient += linear
             with h5py.File(path) as file:
                 m = file["placement/chosen"][()]
                 self.assertAlmostEqual(file["placement/step_seconds"][m] / seconds, 1, places=9)
@@ -243,6 +260,112 @@ class Place(support.TestCase):
         self.assertNotIn("ms a step", text)
         with h5py.File(path) as file:
             self.assertNotIn("placement/step_seconds", file)
+
+    def test_what_was_predicted_and_what_a_run_measured(self):
+        """Both sides of a check, counted from the two records, on the text that was predicted from and on another."""
+        before = self.route()
+        model, covariance = self.add_cost_model(before)
+        self.place(before, "--replicas", 2, "--nodes", 2, ranks=2)
+        after = self.folder / "after"
+        corpora = [w for name, words in (("words", self.folder / "words.jsonl"), ("other", self.write_text_corpus("other.jsonl", documents=25, seed=9))) for w in ("--corpus", f"{name}={words},id=id")]
+        self.switchyard("route", "--model", support.DEMO, *corpora, "--out", after, "--context", 128, "--batch-tokens", 900, "--block-tokens", 4000, "--precision", "f32", "--commit-seconds", 0, "--quiet",
+                        "--placement", self.folder / "plan.json", "--copies", "local", ranks=2)
+        path, plan, text = self.place(before, "--replicas", 2, "--nodes", 2, "--check", after, ranks=2)
+
+        parts = {}  # what segments say, by corpus
+        for segment in sorted((after / "segments").glob("*.h5")):
+            with h5py.File(segment) as found:
+                corpus = ("words", "other")[found["documents/corpus"][0]]
+                of_segment = {n: found[f"dispatch/{n}"][:].astype(float) for n in ("expert_slots", "traffic", "send_ranks", "layer_end")}
+                names = found["dispatch/part_name"].asstr()[:].tolist()
+                np.testing.assert_array_equal(found["dispatch/placement"][:], [[r for e in plan[l] for r in e] for l in range(L)])
+                row_bytes = int(found["dispatch/row_bytes"][0])
+                rank_of = found["dispatch/placement"][:]
+            for key in (corpus, "all datasets"):
+                for name, values in of_segment.items():
+                    parts.setdefault(key, {}).setdefault(name, []).append(values)
+        self.assertGreater(len(parts["all datasets"]["traffic"]), 3)
+        with h5py.File(before / "stats.h5") as stats, h5py.File(before / "routing.h5") as record:
+            count, steps = stats["load/count"][:].sum(0).astype(float), record["dispatch/expert_slots"][:].astype(float)
+            rows = [record[f"routing/layer_{l:03d}/expert"][:] for l in range(L)]
+        step_tokens = np.concatenate(parts["all datasets"]["expert_slots"])[:, 0].sum() / K / sum(map(len, parts["all datasets"]["expert_slots"]))
+        predicted = {}
+        for l in range(L):
+            load, of_steps = loads_of(plan[l], count[l], 2), loads_of(plan[l], steps[:, l], 2)
+            of_steps = of_steps[of_steps.sum(1) > 0]
+            sums, _ = replay(rows[l], plan[l], 2, 2, int(step_tokens), local=True)
+            slowest, waited, linear = step_seconds(plan[l], count[l], 2, step_tokens, model)
+            room = 1.96 * np.sqrt(linear @ covariance @ linear)
+            for name, value in {"balancedness": load.mean() / load.max(), "steps_balancedness_mean": ((of_steps.mean(1) + 1e-5) / (of_steps.max(1) + 1e-5)).mean(),
+                                "steps_balancedness_ratio": of_steps.mean(1).sum() / of_steps.max(1).sum(), "ranks_per_token": sums["ranks_per_token"] / len(rows[l]),
+                                "remote_slots_per_token": sums["remote_slots_per_token"] / len(rows[l]), "bytes_across_nodes_per_token": sums["remote_node_slots_per_token"] / len(rows[l]) * row_bytes,
+                                "step_seconds": slowest, "step_seconds_low": slowest - room, "step_seconds_high": slowest + room, "straggler_seconds": waited}.items():
+                predicted.setdefault(name, []).append(value)
+        with h5py.File(path) as file:
+            check = {name: table[()] for name, table in file["check"].items()}
+            self.assertEqual((file.attrs["check"], file.attrs["check-plan"]), (str(after), "search"))
+            datasets, texts = file["check/dataset_name"].asstr()[:].tolist(), file["check/text"].asstr()[:].tolist()
+            figures = file["check/figure_name"].asstr()[:].tolist()
+        self.assertEqual(list(zip(datasets, texts)), [("all datasets", "partly other text"), ("words", "same text"), ("other", "other text")])
+        self.assertEqual(figures, [n for n in predicted if not n.endswith(("_low", "_high"))])
+        self.assertAlmostEqual(check["step_tokens"], step_tokens, places=9)
+        self.assertAlmostEqual(check["recorded_step_tokens"], count[0].sum() / K / len(steps), places=9)
+        for name, values in predicted.items():
+            np.testing.assert_allclose(check[f"predicted_{name}"], values, rtol=1e-6, err_msg=name)
+        self.assertEqual({n for n in check if n.endswith(("_low", "_high"))}, {f"{a}_step_seconds_{b}" for a in ("predicted", "whole") for b in ("low", "high")})
+        gradient = sum(step_seconds(plan[l], count[l], 2, step_tokens, model)[2] for l in range(L))
+        self.assertAlmostEqual(check["whole_step_seconds_high"] / (sum(predicted["step_seconds"]) + 1.96 * np.sqrt(gradient @ covariance @ gradient)), 1, places=9)
+        self.assertAlmostEqual(check["whole_ranks_per_token"], np.mean(predicted["ranks_per_token"]), places=9)
+        for d, dataset in enumerate(datasets):
+            found = {name: np.concatenate(values) for name, values in parts[dataset].items()}
+            seconds = found["layer_end"][..., names.index("experts")] - found["layer_end"][..., names.index("experts") - 1]
+            tokens = found["send_ranks"][:, 0].sum()
+            self.assertEqual((check["tokens"][d], check["steps"][d]), (tokens, len(seconds)))
+            for l in range(L):
+                load = np.stack([found["expert_slots"][:, l, rank_of[l] == r].sum(1) for r in range(2)], 1)
+                whole, load = load.sum(0), load[load.sum(1) > 0]
+                across = found["traffic"][:, l, 0, 1].sum() + found["traffic"][:, l, 1, 0].sum()
+                for name, value in {"balancedness": whole.mean() / whole.max(), "steps_balancedness_mean": ((load.mean(1) + 1e-5) / (load.max(1) + 1e-5)).mean(),
+                                    "steps_balancedness_ratio": load.mean(1).sum() / load.max(1).sum(), "ranks_per_token": (found["send_ranks"][:, l] * np.arange(K + 1)).sum() / tokens,
+                                    "remote_slots_per_token": across / tokens, "bytes_across_nodes_per_token": across * row_bytes / tokens,
+                                    "step_seconds": seconds[:, l].max(1).mean(), "straggler_seconds": (seconds[:, l].max(1) - seconds[:, l].mean(1)).mean()}.items():
+                    np.testing.assert_allclose(check[f"measured_{name}"][d, l], value, rtol=1e-5, atol=1e-12, err_msg=name)
+                    np.testing.assert_allclose(check[f"error_{name}"][d, l], value - predicted[name][l], rtol=1e-4, atol=1e-7, err_msg=name)
+            line = next(x for x in text.splitlines() if x.strip().startswith(f"{dataset}, {texts[d]}"))
+            balance = check["measured_steps_balancedness_mean"][d].mean()
+            self.assertIn(f" {balance:.4f} ({balance - np.mean(predicted['steps_balancedness_mean']):+.4f}) ", line)
+            self.assertIn(f" {1e3 * check['measured_step_seconds'][d].sum():.3f} (", line)
+        self.assertIn("(the plan of search)", text)
+
+        # A statistics file tells less: no steps, no rows; pairs say how many ranks.
+        path, _, text = self.place(before / "stats.h5", "--dataset", "licence", "--check", after, method="greedy", ranks=2)
+        with h5py.File(path) as file:
+            self.assertTrue(np.isnan(file["check/predicted_steps_balancedness_mean"][:]).all())
+            self.assertTrue(np.isnan(file["check/predicted_remote_slots_per_token"][:]).all())  # of copies that depend on a token's rank
+            self.assertNotIn("check/measured_bytes_across_nodes_per_token", file)
+            self.assertEqual(set(file["check/text"].asstr()[:]), {"other text"})
+            self.assertEqual(file.attrs["check-plan"], "")
+            self.assertTrue((file["check/predicted_ranks_per_token"][:] > 1).all())
+        self.assertIn("the plan of none of these methods", text)
+        for words, code, needles in (([before, "--ranks", 4, "--check", after], 2, ["had 2 ranks", "--ranks 2"]), ([before, "--ranks", 2, "--check", before / "stats.h5"], 1, ["OUT folder"]),
+                                     ([before, "--ranks", 2, "--simulate", "--check", after], 2, ["--check"])):
+            done = support.run("place", *words)
+            self.assertEqual(done.returncode, code, done.stderr)
+            for needle in needles:
+                self.assertIn(needle, done.stderr)
+        for segment in (after / "segments").glob("*.h5"):  # as of a run on two hosts
+            with h5py.File(segment, "r+") as found:
+                found["dispatch/rank_node"][:] = [0, 1]
+        self.switchyard("place", before, "--ranks", 2, "--nodes", 2, "--check", after, "--quiet")
+        done = support.run("place", before, "--ranks", 2, "--check", after)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("on two nodes", done.stderr)
+        tokens = self.folder / "tokens.jsonl"
+        tokens.write_text("\n".join('{"tokens": [%s]}' % ", ".join(str((7 * i + j) % 64) for j in range(20)) for i in range(5)))
+        self.switchyard("route", "--model", support.GOLDEN / "mixtral", "--corpus", f"ids={tokens}", "--out", self.folder / "small", "--quiet", ranks=2)
+        done = support.run("place", before, "--ranks", 2, "--check", self.folder / "small")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("another model", done.stderr)
 
     def test_how_placements_age(self):
         run = self.route("--block-tokens", 700)

@@ -500,6 +500,59 @@ class Report(support.TestCase):
         self.assertEqual([f for f in self.browser.evaluate("Object.keys(switchyard.figures)") if f in figures], ["ranks-parts", "ranks-cost-terms", "ranks-cost-fit"])
         self.assert_sound()
 
+    def test_predicted_and_measured(self):
+        run, page, place, plan = self.route(record="tokens"), self.folder / "report.html", self.folder / "place.h5", self.folder / "plan.json"
+        with h5py.File(run / "stats.h5", "r+") as stats:  # a quiet machine
+            for name, values in (("", [1e-4, 2e-7, 0]), ("_covariance", np.diag([1e-12, 1e-18, 0])), ("_r_squared", 0.9)):
+                stats[f"ranks/cost_model{name}"][:] = values
+        self.switchyard("place", run, "--ranks", 2, "--placement", plan, "--quiet")
+        after = self.route("--placement", plan, name="after", corpora=("licence", "again", "third"))
+        self.switchyard("place", run, "--ranks", 2, "--nodes", 2, "--check", after, "-o", place, "--quiet")
+        self.switchyard("report", place, "-o", page, "--quiet")
+        for width in (1400, 820, 390):
+            self.open(page, width)
+            self.assertLessEqual(self.browser.evaluate("document.documentElement.scrollWidth"), width)
+            self.assert_sound()
+        self.assert_figures_answer(["placement-check-layers"])
+        listed = self.browser.evaluate("Array.from(document.querySelectorAll('#placement-check tbody tr')).map(r => Array.from(r.cells).map(c => c.textContent))")
+        head = self.browser.evaluate("Array.from(document.querySelectorAll('#placement-check thead th')).map(c => c.textContent)")
+        with h5py.File(place) as found:
+            check = found["check"]
+            figures, names, texts = (check[n].asstr()[:].tolist() for n in ("figure_name", "dataset_name", "text"))
+            self.assertEqual(texts, ["partly other text", "same text", "same text", "other text"])
+            self.assertEqual(head[2:], [f"{n}, {t}" for n, t in zip(names, texts)])
+            self.assertEqual(len(listed), len(figures))
+            self.assertEqual(len(figures), 8)
+            for f, figure in enumerate(figures):
+                self.choose("placement-check-layers", "Figure", f)
+                rows = self.csv("placement-check-layers")
+                self.assertEqual([(r["dataset"], int(r["layer"]), r["text"]) for r in rows], [(n, l, t) for n, t in zip(names, texts) for l in range(LAYERS)])
+                for column in ("predicted", "predicted_low", "predicted_high", "measured", "error"):
+                    table = f"{column}_{figure}" if "_" not in column else f"predicted_{figure}_{column.split('_')[1]}"
+                    expected = np.broadcast_to(check[table][...] if table in check else np.nan, (len(names), LAYERS)).ravel().astype(np.float32)
+                    np.testing.assert_array_equal([np.float32(r[column] or "nan") for r in rows], expected, column)
+                over_layers = check[f"measured_{figure}"][:].sum(1) if check["adds_up"][f] else check[f"measured_{figure}"][:].mean(1)
+                self.assertAlmostEqual(float(listed[f][1].split()[0]) / check[f"whole_{figure}"][()], 1, places=2)
+                for d, cell in enumerate(listed[f][2:]):
+                    value, error = cell.split(" (")
+                    self.assertAlmostEqual(float(value) / over_layers[d], 1, places=2)
+                    self.assertAlmostEqual(float(error[:-1]), over_layers[d] - check[f"whole_{figure}"][()], delta=2e-3 * check[f"whole_{figure}"][()])
+            self.assertIn(" to ", listed[figures.index("step_seconds")][1])
+        self.choose("placement-check-layers", "Measured on", 3)
+        self.assertIn("third, other text", self.browser.evaluate("document.querySelector('#placement-check-layers .note').textContent"))
+        self.assert_sound()
+        with h5py.File(run / "stats.h5", "r+") as stats:  # and one where other things decide
+            stats["ranks/cost_model_r_squared"][:] = 0.1
+        self.switchyard("place", run / "stats.h5", "--ranks", 2, "--check", after, "-o", place, "--quiet")
+        self.switchyard("report", place, "-o", page, "--quiet")
+        self.open(page)
+        listed = self.browser.evaluate("Array.from(document.querySelectorAll('#placement-check tbody tr')).map(r => Array.from(r.cells).map(c => c.textContent))")
+        self.assertEqual([r[1] for r in listed if r[0].startswith(("balancedness within", "seconds"))], ["–", "–"])
+        for f in range(len(listed)):
+            self.choose("placement-check-layers", "Figure", f)
+            self.assertEqual(self.csv("placement-check-layers")[0]["predicted"] == "", listed[f][1] == "–")
+        self.assert_sound()
+
     def test_placements_and_virtual_ranks(self):
         run, page = self.route(record="tokens"), self.folder / "report.html"
         place, simulation = self.folder / "place.h5", self.folder / "simulation.h5"

@@ -39,6 +39,7 @@ function placementSection(section) {
           words: (l, r) => "layer " + layers[l] + ", rank " + r + "\n" + whole(load(l, r)) + " slots, " + times(load(l, r) / even(l)) + " the mean" + expertsOf(l, r)}, {x: 0, y: y + 4});
       }});
   }
+  checkFigures(section, grid, found);
   driftFigure(grid, found);
   holdoutFigures(section, grid, found);
 }
