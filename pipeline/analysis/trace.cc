@@ -23,13 +23,16 @@ using nlohmann::json;
 class Trace {
  public:
   explicit Trace(std::ostream& out) : out_(out) { out_ << R"({"displayTimeUnit":"ms","traceEvents":[)"; }
+  /// Times count from here on: the first zero that is given.
+  void begin(double zero) {
+    if (!zero_) zero_ = zero;
+  }
   void process(std::size_t rank, const std::string& name) {
     write({{"ph", "M"}, {"name", "process_name"}, {"pid", rank}, {"args", {{"name", name}}}});
     write({{"ph", "M"}, {"name", "process_sort_index"}, {"pid", rank}, {"args", {{"sort_index", rank}}}});
   }
-  /// begin, end: seconds.
+  /// begin, end: seconds; after begin().
   void complete(std::size_t rank, const std::string& name, double begin, double end, json about) {
-    if (!zero_) zero_ = begin;
     write({{"ph", "X"},
            {"name", name},
            {"pid", rank},
@@ -70,6 +73,8 @@ class SegmentTrace {
 
   /// step: of the segment; number: of the run.
   void write(std::size_t step, std::uint64_t number) {
+    const auto first = begins_.begin() + static_cast<std::ptrdiff_t>(step * n_ranks_);
+    trace_.begin(*std::min_element(first, first + static_cast<std::ptrdiff_t>(n_ranks_)));
     for (std::size_t r = 0; r < n_ranks_; ++r) {
       const double begin = begins_[step * n_ranks_ + r];
       trace_.complete(r, "step " + std::to_string(number), begin,
