@@ -57,7 +57,8 @@ class Binding(support.TestCase):
 
     def test_malformed_gpu_variables_are_refused(self):
         for variable, value in (("CUDA_VISIBLE_DEVICES", "0,x"), ("SLURM_GPUS_ON_NODE", "many")):
-            done = support.run("route", "--model", support.DEMO, "--corpus", f"text={self.corpus}", "--out", self.folder / "run", ranks=2, env={variable: value})
+            done = support.run("route", "--model", support.DEMO, "--corpus", f"text={self.corpus}", "--out", self.folder / "run", ranks=2,
+                               env={"CUDA_VISIBLE_DEVICES": None, variable: value})
             self.assertEqual(done.returncode, 1, done.stderr)
             self.assertEqual(len([line for line in done.stderr.splitlines() if line.startswith(f"switchyard: {variable}: ")]), 1, done.stderr)
             self.assertFalse((self.folder / "run").exists())

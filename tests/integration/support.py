@@ -23,11 +23,12 @@ def command(*words, ranks=1, env=None):
     launcher = [] if ranks == 1 else [MPIRUN, "-n", str(ranks)]
     # `env` behind mpirun: what is preloaded into a rank is not preloaded into mpirun. Where there are GPUs, the CPU is what is tested.
     settings = {"CUDA_VISIBLE_DEVICES": ""} | (env or {})
-    return launcher + ["env"] + [f"{k}={v}" for k, v in settings.items()] + [BINARY] + [str(w) for w in words]
+    unset = [word for k, v in settings.items() if v is None for word in ("-u", k)]
+    return launcher + ["env", *unset] + [f"{k}={v}" for k, v in settings.items() if v is not None] + [BINARY] + [str(w) for w in words]
 
 
 def run(*words, ranks=1, timeout=120, env=None):
-    """Runs switchyard, `env` added to each rank's environment, and returns the finished process, whatever its exit code."""
+    """Runs switchyard, `env` added to each rank's environment (None: taken out of it), and returns the finished process, whatever its exit code."""
     return subprocess.run(command(*words, ranks=ranks, env=env), capture_output=True, text=True, timeout=timeout, check=False)
 
 
