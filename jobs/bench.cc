@@ -183,6 +183,10 @@ int run_bench(const Arguments& arguments) {
       std::printf("record %-7s %8.2f ms  %s tokens/s  %7.1f GFLOP/s  %+5.1f %%   %s\n", recording.name, m.seconds * 1e3,
                   with_commas(static_cast<std::uint64_t>(tokens / m.seconds)).c_str(), flops * tokens / m.seconds / 1e9,
                   100 * median(more), phase_shares(m.phases).c_str());
+    if (comm.rank() == 0 && recording.recorder == nullptr)
+      std::printf("feed-forward blocks of rank 0: %.1f GFLOP/s, if slots are spread evenly\n",
+                  ModelFlops(config).feed_forward * static_cast<double>(batch.n_tokens()) /
+                      m.phases[static_cast<std::size_t>(Phase::experts)] / 1e9);
   }
   const double timing = seconds_of_timing(times, facts.n_moe_layers());
   if (comm.rank() == 0)

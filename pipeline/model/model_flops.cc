@@ -9,10 +9,11 @@ namespace switchyard {
 ModelFlops::ModelFlops(const ModelConfig& c) : sliding_window(c.sliding_window) {
   const double d = c.d_model;
   const double projections = d * c.head_dim * (2.0 * c.n_heads + 2.0 * c.n_kv_heads);
-  const double moe = 3.0 * d * (static_cast<double>(c.top_k) * c.d_ff + c.shared_d_ff) + d * c.n_experts;
+  const double moe = 3.0 * d * (static_cast<double>(c.top_k) * c.d_ff + c.shared_d_ff);
   const double dense = 3.0 * d * c.dense_d_ff;
   const int n_moe = c.n_moe_layers();
-  per_token = 2 * (c.n_layers * projections + n_moe * moe + (c.n_layers - n_moe) * dense + d * c.vocabulary);
+  feed_forward = 2 * (n_moe * moe + (c.n_layers - n_moe) * dense);
+  per_token = feed_forward + 2 * (c.n_layers * projections + n_moe * d * c.n_experts + d * c.vocabulary);
   per_key = 4.0 * c.n_layers * c.n_heads * c.head_dim;
 }
 

@@ -14,6 +14,7 @@ namespace switchyard {
 /// Norms, softmax, rotary positions, activations and the embedding, which is looked up, are not counted.
 struct ModelFlops {
   double per_token = 0;
+  double feed_forward = 0;  // of per_token: experts, shared experts and dense blocks
   double per_key = 0;
   int sliding_window = 0;  // most keys of a token; 0: no limit
 
