@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "parallel/device/gpu.h"
 #include "parallel/error.h"
 #include "pipeline/model/model.h"
 #include "pipeline/synth.h"
@@ -211,6 +212,24 @@ TEST(GpuModelTest, ACacheChangesNothing) {
     }
     EXPECT_EQ(compared, whole.n_tokens());
   }
+}
+
+TEST(GpuModelTest, WeightsTakeWhatThePlanSays) {
+  if (!is_alone()) GTEST_SKIP();
+  const testing::TempFolder folder;
+  synthesize_checkpoint(folder.path() / "model", {.d_model = 512, .d_ff = 1024, .dense_d_ff = 0, .vocabulary = 4096});
+  const std::uint64_t before = use_gpu(0).free_bytes;
+  OneRank one(folder.path() / "model", Precision::f32, Device::gpu);
+  const auto taken = static_cast<double>(before - use_gpu(0).free_bytes);
+  const auto plan_for = [&](Device device) {
+    return Model::memory(one.model().config(), one.model().placement(), 0, {Precision::f32, device}, 64);
+  };
+  const ModelMemory plan = plan_for(Device::gpu);
+  const auto planned = static_cast<double>(plan.replicated_bytes + plan.expert_bytes);
+  EXPECT_GT(planned, 1e8);
+  EXPECT_NEAR(taken / planned, 1, 0.2);  // buffers of earlier tests are used again, and sizes rounded up
+  EXPECT_GT(plan.activation_bytes, plan.transport_bytes);
+  EXPECT_GT(plan.activation_bytes, plan_for(Device::cpu).activation_bytes);
 }
 
 TEST(GpuModelTest, WhatRunsOnTheCpuAloneSaysSo) {

@@ -10,6 +10,8 @@
 namespace switchyard::gpu {
 namespace {
 
+constexpr int kMostWindows = 65535;  // of a grid's third dimension
+
 std::vector<WindowPlace> places_of(std::span<const std::int32_t> offsets) {
   std::vector<WindowPlace> places;
   for (std::size_t w = 0; w + 1 < offsets.size(); ++w)
@@ -109,6 +111,11 @@ Tensor attention(TensorView q, TensorView k, TensorView v, const DeviceWindows& 
     throw Error("the GPU's attention has room for heads of " + std::to_string(kWidestHead) + " columns, not of " +
                     std::to_string(shape.head_dim),
                 {}, "route this model on the CPU");
+  }
+  if (windows.n_windows > kMostWindows) {
+    throw Error("the GPU's attention takes " + std::to_string(kMostWindows) + " windows at once, not " +
+                    std::to_string(windows.n_windows),
+                {}, "use smaller --batch-tokens");
   }
   Tensor out(q.dtype(), q.rows(), q.cols(), Device::gpu);
   if (out.rows() == 0) return out;

@@ -49,7 +49,7 @@ Tensor split_heads(TensorView qkv, const DeviceWindows& windows, const Attention
 
 /// softmax(cap(scale * q k^T)) v, causal, within windows -> [n, n_heads * head_dim] of the type of q. bf16 with heads
 /// of 64 or 128 on the matrix units, else plainly. A row's bits depend on its sequence alone. Throws Error for heads
-/// wider than 256.
+/// wider than 256 and for more than 65535 windows.
 Tensor attention(TensorView q, TensorView k, TensorView v, const DeviceWindows& windows, const AttentionShape& shape);
 
 }  // namespace switchyard::gpu
