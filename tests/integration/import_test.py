@@ -367,7 +367,7 @@ class Import(support.TestCase):
         lines = self.write_lines("vllm.jsonl", self.vllm_lines())
         done = self.switchyard("import", lines, "--name", "served", "--experts", E, "--vocabulary", 4096, "-o", out)
         self.assertRegex(done.stdout, r"served \(decode\): [\d,]+ tokens of \d+ documents, loss - nats/token, next token right - %")
-        self.assertNotIn("nan", done.stdout.lower())
+        self.assertNotRegex(done.stdout.lower(), r"\bnan\b")
         inspected = self.switchyard("inspect", out / "routing.h5").stdout
         self.assertIn("without loss,predicted,weight,entropy", inspected)
         compared = self.switchyard("compare", out, "-o", self.folder / "c.h5", "--bootstrap", 50, "--permutations", 50).stdout
