@@ -115,6 +115,7 @@ class RouteJob {
   RecordLevel level_;
   TokenTableChoice token_tables_;
   GenerationOptions generation_;
+  RebalanceOptions rebalance_;
 };
 
 RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
@@ -124,7 +125,8 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
       in_(parser, RunsOn::any_device, comm),
       level_(parse_record_level(parser.get<std::string>("record"))),
       token_tables_(chosen_token_tables(parser, shape_of(in_.facts))),
-      generation_(generation_options()) {}
+      generation_(generation_options()),
+      rebalance_(rebalance_options()) {}
 
 std::vector<std::uint8_t> RouteJob::excluded_tokens() const {
   std::vector<std::uint8_t> excluded;
@@ -170,9 +172,8 @@ RebalanceOptions RouteJob::rebalance_options() const {
   options.every = parser_.get<std::uint64_t>("rebalance-every");
   if (options.every > 0 && in_.device.on_gpu())
     throw UsageError("experts move between ranks on CPUs alone", "--rebalance-every", "use --device cpu");
-  options.choice.method = parse_placement_method(parser_.get<std::string>("rebalance-method"));
-  options.choice.effort.exact_nodes = 5000;  // ranks wait for it
-  options.choice.copies = parse_copy_rule(parser_.get<std::string>("copies"));
+  options.method = parse_placement_method(parser_.get<std::string>("rebalance-method"));
+  options.effort.exact_nodes = 5000;  // ranks wait for it
   return options;
 }
 
@@ -202,12 +203,8 @@ double row_bytes(const ModelFacts& model, RecordLevel level) {
   return token_columns + model.n_moe_layers() * layer;
 }
 
-/// Bytes of answers' keys and values.
 std::uint64_t RouteJob::cache_bytes() const {
-  if (generation_.tokens == 0) return 0;
-  const std::int64_t tokens = in_.batch_tokens + generation_.sequences * generation_.tokens;
-  const DType type = in_.device.precision == Precision::f32 ? DType::f32 : DType::bf16;
-  return KvCache::bytes(in_.config, generation_.sequences, tokens, type);
+  return Generator::cache_bytes(in_.config, generation_, in_.batch_tokens, in_.device.precision);
 }
 
 int RouteJob::dry_run() const {
@@ -309,7 +306,7 @@ int RouteJob::run() {
   options.generated = start.generated;
   options.tokenizer = in_.tokenizer.get();
   options.nodes = in_.binding.nodes;
-  options.rebalance = rebalance_options();
+  options.rebalance = rebalance_;
   options.on_rebalance = [&log](const Rebalanced& done) {
     log->info(
         "moved {} experts ({}) in {:.3f} s; balancedness of the steps since the last time {:.3f}, as placed now {:.3f}",

@@ -31,6 +31,7 @@ class LayerPlacement {
   int n_experts() const { return static_cast<int>(first_copy_.size()) - 1; }
   int n_physical() const { return static_cast<int>(rank_of_.size()); }
   bool has_replicas() const { return n_physical() > n_experts(); }
+  CopyRule rule() const { return rule_; }
   int n_ranks() const { return n_ranks_; }
   /// Ranks of an expert's copies, ascending.
   std::span<const std::int32_t> ranks_of(int expert) const {

@@ -12,6 +12,11 @@ namespace {
 
 constexpr std::size_t kRowsOfLogits = 64;  // held at once when tokens are drawn
 
+/// Of a rank's documents and their answers together.
+std::int64_t most_tokens(const GenerationOptions& options, std::int64_t batch_tokens) {
+  return batch_tokens + options.sequences * options.tokens;
+}
+
 }  // namespace
 
 struct Generator::Sequence {
@@ -145,13 +150,19 @@ Generator::Step Generator::next_step(const Step& step, const std::vector<Sequenc
   return next;
 }
 
+std::uint64_t Generator::cache_bytes(const ModelConfig& config, const GenerationOptions& options,
+                                     std::int64_t batch_tokens, Precision precision) {
+  if (options.tokens == 0) return 0;
+  return KvCache::bytes(config, options.sequences, most_tokens(options, batch_tokens),
+                        precision == Precision::f32 ? DType::f32 : DType::bf16);
+}
+
 std::uint64_t Generator::bytes(const ModelConfig& config, const GenerationOptions& options, std::int64_t batch_tokens,
                                Precision precision) {
-  const std::int64_t tokens = batch_tokens + options.sequences * options.tokens;
   // As it came and in the order of documents: logits and probabilities; ids, weights and experts; four figures.
   const std::int64_t held = 2 * (8 * config.n_experts + 10 * config.top_k + 16);
-  return KvCache::bytes(config, options.sequences, tokens, precision == Precision::f32 ? DType::f32 : DType::bf16) +
-         static_cast<std::uint64_t>(tokens * config.n_moe_layers() * held);
+  return cache_bytes(config, options, batch_tokens, precision) +
+         static_cast<std::uint64_t>(most_tokens(options, batch_tokens) * config.n_moe_layers() * held);
 }
 
 PhaseSeconds Generator::take_seconds() { return std::exchange(seconds_, {}); }

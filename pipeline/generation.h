@@ -34,8 +34,11 @@ class Generator {
   std::optional<std::vector<std::vector<std::uint32_t>>> answer(
       const Block& block, std::size_t first, std::size_t last,
       const std::function<void(double share, std::uint64_t generated)>& on_step);
-  /// Bytes that a rank needs at most, for documents of batch_tokens tokens together: the cache, and the routing held
-  /// until the documents are whole.
+  /// Bytes of keys and values that a rank needs at most, for documents of batch_tokens tokens together; 0 without
+  /// answers.
+  static std::uint64_t cache_bytes(const ModelConfig& config, const GenerationOptions& options,
+                                   std::int64_t batch_tokens, Precision precision);
+  /// The same with the routing that is held until the documents are whole.
   static std::uint64_t bytes(const ModelConfig& config, const GenerationOptions& options, std::int64_t batch_tokens,
                              Precision precision);
   /// Seconds by phase since the last call.

@@ -47,9 +47,9 @@ Rebalancer::Rebalancer(Model& model, const RebalanceOptions& options, const Node
   if (comm.size() == 1 || model.placement().n_layers() == 0) options_.every = 0;  // experts have nowhere to go
   if (options_.every == 0) return;
   require_possible(task_, model.config().n_experts);
-  if (const auto why = why_undefined(options_.choice.method, task_, model.config().n_experts))
-    throw UsageError(std::string(to_string(options_.choice.method)) + " is not defined here: " + *why,
-                     "--rebalance-method", "give another method");
+  if (const auto why = why_undefined(options_.method, task_, model.config().n_experts))
+    throw UsageError(std::string(to_string(options_.method)) + " is not defined here: " + *why, "--rebalance-method",
+                     "give another method");
 }
 
 void Rebalancer::add(const RecordedBlocks& recorded) {
@@ -95,8 +95,7 @@ std::vector<LayerPlan> Rebalancer::fitted(const std::vector<LayerPlan>& before,
   std::vector<LayerPlan> plans = before;
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::size_t l = me; l < plans.size(); l += ranks)
-    if (auto better = better_plan(before[l], demands[l], task_, options_.choice.method, options_.choice.weights,
-                                  options_.choice.effort))
+    if (auto better = better_plan(before[l], demands[l], task_, options_.method, {}, options_.effort))
       plans[l] = std::move(*better);
 
   std::vector<std::int32_t> mine;  // of each expert of each of my layers: its copies, then their ranks
@@ -122,7 +121,7 @@ Rebalanced Rebalancer::rebalance() {
   const std::vector<LayerPlan> before = plans_of(model_.placement());
   const std::vector<LayerPlan> after = fitted(before, shared_demands());
   Rebalanced done;
-  done.moves = model_.move_experts(as_placement(after, task_.ranks, options_.choice.copies));
+  done.moves = model_.move_experts(as_placement(after, task_.ranks, model_.placement().layer(0).rule()));
   if (comm_.rank() == 0) {
     done.balancedness_before = balancedness_mean(steps_, before, task_.ranks);
     done.balancedness_after = balancedness_mean(steps_, after, task_.ranks);

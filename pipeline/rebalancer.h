@@ -6,8 +6,8 @@
 
 #include "parallel/communicator.h"
 #include "parallel/node_map.h"
+#include "pipeline/analysis/placement_search.h"
 #include "pipeline/analysis/placement_steps.h"
-#include "pipeline/analysis/placement_study.h"
 #include "pipeline/model/model.h"
 #include "pipeline/recorder.h"
 
@@ -15,7 +15,8 @@ namespace switchyard {
 
 struct RebalanceOptions {
   std::uint64_t every = 0;  // blocks; 0: experts stay where they are
-  PlacementChoice choice;   // its `copies` is the rule of the run
+  PlacementMethod method = PlacementMethod::search;
+  SearchEffort effort;
 };
 
 /// One change of places.
