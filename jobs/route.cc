@@ -172,7 +172,7 @@ RebalanceOptions RouteJob::rebalance_options() const {
   options.every = parser_.get<std::uint64_t>("rebalance-every");
   if (options.every > 0 && in_.device.on_gpu())
     throw UsageError("experts move between ranks on CPUs alone", "--rebalance-every", "use --device cpu");
-  options.method = parse_placement_method(parser_.get<std::string>("rebalance-method"));
+  options.method = parse_placement_method(parser_.get<std::string>("rebalance-method"), "--rebalance-method");
   options.effort.exact_nodes = 5000;  // ranks wait for it
   return options;
 }

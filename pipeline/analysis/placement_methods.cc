@@ -175,12 +175,12 @@ std::vector<std::int32_t> eplb_layout(std::span<const double> load, const Placem
   return layout;
 }
 
-PlacementMethod parse_placement_method(std::string_view name) {
+PlacementMethod parse_placement_method(std::string_view name, const char* option) {
   const auto found = std::find(kPlacementMethods.begin(), kPlacementMethods.end(), name);
   if (found != kPlacementMethods.end()) return static_cast<PlacementMethod>(found - kPlacementMethods.begin());
   std::string known;
   for (const std::string_view method : kPlacementMethods) known.append(known.empty() ? "" : ", ").append(method);
-  throw UsageError("unknown method '" + std::string(name) + "'", "--method", "give one of " + known);
+  throw UsageError("unknown method '" + std::string(name) + "'", option, "give one of " + known);
 }
 
 std::string_view to_string(PlacementMethod method) { return kPlacementMethods[static_cast<std::size_t>(method)]; }

@@ -38,8 +38,8 @@ std::vector<std::int32_t> eplb_layout(std::span<const double> load, const Placem
 enum class PlacementMethod : std::uint8_t { contiguous, round_robin, greedy, eplb, eplb_hierarchical, search };
 inline constexpr std::array<std::string_view, 6> kPlacementMethods = {"contiguous", "round_robin",       "greedy",
                                                                       "eplb",       "eplb_hierarchical", "search"};
-/// Throws UsageError naming the choices.
-PlacementMethod parse_placement_method(std::string_view name);
+/// Throws UsageError naming the option and the choices.
+PlacementMethod parse_placement_method(std::string_view name, const char* option = "--method");
 std::string_view to_string(PlacementMethod method);
 /// Why a method is not defined for the task, or nothing where it is.
 std::optional<std::string> why_undefined(PlacementMethod method, const PlacementTask& task, int experts);
