@@ -160,6 +160,16 @@ void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std
                   as_bytes_text(static_cast<double>(mine.activations)) + "), or --precision bf16");
 }
 
+std::unique_ptr<EnergyMeter> make_energy_meter(const ComputeDevice& device, bool quiet, const Communicator& comm) {
+  if (!device.on_gpu()) return nullptr;
+  auto meter = std::make_unique<EnergyMeter>(*device.gpu, comm);
+  const std::vector<std::string> reasons = comm.all_gather(meter->reason_unknown());
+  const auto unknown = std::ranges::find_if(reasons, [](const std::string& reason) { return !reason.empty(); });
+  if (unknown != reasons.end() && comm.rank() == 0 && !quiet)
+    std::cerr << "energy is not recorded, rank " << unknown - reasons.begin() << ": " << *unknown << "\n";
+  return meter;
+}
+
 std::string describe_load(const ModelMemory& memory, double seconds) {
   const auto bytes = static_cast<double>(memory.replicated_bytes + memory.expert_bytes);
   return "loaded " + as_bytes_text(bytes) + " in " + as_duration(seconds) + ", " +

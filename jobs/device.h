@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "jobs/options.h"
 #include "parallel/communicator.h"
+#include "parallel/device/energy_meter.h"
 #include "parallel/device/gpu.h"
 #include "parallel/tensor.h"
 #include "pipeline/model/model.h"
@@ -41,6 +43,10 @@ ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Co
 /// GPUs. cache: bytes of keys and values, besides. Throws Error with the shortfall where it does not fit.
 void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
                      const Communicator& comm);
+
+/// Collective. What counts the energy of this rank's GPU; nullptr on CPUs. Says on rank 0, unless quiet, why a GPU's
+/// energy is not counted.
+std::unique_ptr<EnergyMeter> make_energy_meter(const ComputeDevice& device, bool quiet, const Communicator& comm);
 
 /// "loaded 93.4 GiB in 40.0 s, 2.3 GiB/s".
 std::string describe_load(const ModelMemory& memory, double seconds);

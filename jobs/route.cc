@@ -290,6 +290,7 @@ int RouteJob::run() {
       describe_load(memory, std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
   log->info("model {}", loaded);
   if (in_.device.on_gpu() && comm_.rank() == 0 && !parser_.flag("quiet")) std::cerr << "rank 0 " << loaded << "\n";
+  const std::unique_ptr<EnergyMeter> energy = make_energy_meter(in_.device, parser_.flag("quiet"), comm_);
   Recorder recorder(in_.facts, level_, token_tables_, excluded_tokens(),
                     in_.facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),
                     ModelFlops(in_.config), comm_, generation_.tokens > 0);
@@ -306,6 +307,7 @@ int RouteJob::run() {
   options.generated = start.generated;
   options.tokenizer = in_.tokenizer.get();
   options.nodes = in_.binding.nodes;
+  options.energy = energy.get();
   options.rebalance = rebalance_;
   options.on_rebalance = [&log](const Rebalanced& done) {
     log->info(

@@ -68,6 +68,11 @@ void print_cost(std::ostream& out, const Cost& cost, std::optional<double> peak_
       out << part.data();
     }
   }
+  if (cost.joules_tokens > 0) {
+    std::snprintf(part.data(), part.size(), ", %.4g J/token (%.4g J of GPUs)",
+                  cost.joules / static_cast<double>(cost.joules_tokens), cost.joules);
+    out << part.data();
+  }
   out << "; " << phase_shares(cost.phase_seconds) << "\n";
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -142,7 +144,7 @@ void Recorder::observe(int moe_layer, Routing&& routing, const ExchangePlan& pla
 
 Recorder::BlockFigures Recorder::empty_figures() const {
   return {0, std::vector<std::uint64_t>(layers() * static_cast<std::size_t>(comm_.size()), 0),
-          std::vector<std::uint64_t>(layers() * (static_cast<std::size_t>(model_.top_k) + 1), 0)};
+          std::vector<std::uint64_t>(layers() * (static_cast<std::size_t>(model_.top_k) + 1), 0), 0};
 }
 
 void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placement) {
@@ -310,7 +312,7 @@ void Recorder::append_rows(std::span<const std::uint32_t> tokens, const StepToke
   }
 }
 
-void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents) {
+void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents, double joules) {
   for (std::size_t phase = 0; phase < block_live_.size(); ++phase) {
     block_live_[phase].add_documents(n_documents.at(phase));
     segment_live_[phase].absorb(block_live_[phase]);
@@ -321,6 +323,7 @@ void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kToke
   }
   block_steps_.clear();
   block_figures_.block = block;
+  block_figures_.joules = joules;
   finished_blocks_.push_back(std::exchange(block_figures_, empty_figures()));
   row_bytes_ += bytes_of(block_rows_);
   TokenRows next = empty_rows_like(block_rows_);
@@ -397,6 +400,26 @@ std::vector<Table> Recorder::time_tables() {
   return tables;
 }
 
+/// What the ranks' GPUs took for each block; nothing where no counter was read.
+std::vector<Table> Recorder::energy_tables() const {
+  std::vector<double> mine;
+  for (const BlockFigures& figures : finished_blocks_) mine.push_back(figures.joules);
+  const std::vector<double> all = comm_.gather_v<double>(mine);
+  const std::uint64_t n_blocks = finished_blocks_.size();
+  const auto n_ranks = static_cast<std::uint64_t>(comm_.size());
+  if (std::ranges::all_of(all, [](double joules) { return std::isnan(joules); })) return {};
+  std::vector<double> joules(n_blocks * n_ranks);
+  for (std::uint64_t r = 0; r < n_ranks; ++r)
+    for (std::uint64_t b = 0; b < n_blocks; ++b) joules[b * n_ranks + r] = all[r * n_blocks + b];
+  return {{"/dispatch/joules",
+           {"block", "rank"},
+           {n_blocks, n_ranks},
+           std::move(joules),
+           "J",
+           "energy of each rank's GPU from the block's first step to its last; 0 where a rank before it counts their "
+           "common GPU, NaN where none is counted"}};
+}
+
 std::vector<Table> Recorder::dispatch_tables() {
   const std::uint64_t n_steps = finished_steps_.size();
   const std::uint64_t n_blocks = finished_blocks_.size();
@@ -431,7 +454,9 @@ std::vector<Table> Recorder::dispatch_tables() {
   const std::vector<float> all_seconds = comm_.gather_v<float>(seconds);
   const std::vector<std::uint64_t> all_traffic = comm_.gather_v<std::uint64_t>(traffic);
   std::vector<Table> tables = time_tables();
+  std::vector<Table> energy = energy_tables();
   if (comm_.rank() != 0) return {};
+  std::ranges::move(energy, std::back_inserter(tables));
 
   // Gathered data runs (source rank, step or block, ...); the tables want the rank behind the step or block.
   std::vector<std::uint32_t> step_tokens(n_steps * n_ranks);

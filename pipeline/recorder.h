@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
@@ -63,8 +64,9 @@ class Recorder : public RoutingObserver {
   /// Records all tokens held since the last call, in this order. Returns the seconds it took.
   double record_held(std::span<const HeldToken> order);
   /// Ends the block with this ordinal. n_documents: those that begin in it, by phase; given on one rank, 0 on the
-  /// others.
-  void finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents);
+  /// others. joules: what this rank's GPU took for it, as EnergyMeter counts; NaN where that is not known.
+  void finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents,
+                    double joules = std::numeric_limits<double>::quiet_NaN());
   /// Bytes of the rows of finished blocks since the last take().
   std::uint64_t row_bytes() const { return row_bytes_; }
   /// Largest over mean count of the physical experts in this rank's latest step, mean over layers; 0 before there is
@@ -89,6 +91,7 @@ class Recorder : public RoutingObserver {
     std::uint64_t block = 0;
     std::vector<std::uint64_t> traffic;     // [L, expert rank] slots
     std::vector<std::uint64_t> send_ranks;  // [L, k + 1] tokens by the number of ranks their experts are on
+    double joules = 0;                      // of this rank's GPU
   };
 
   /// Everything known of a step's tokens.
@@ -111,6 +114,7 @@ class Recorder : public RoutingObserver {
   void count_experts(StepFigures& figures);
   std::vector<Table> dispatch_tables();
   std::vector<Table> time_tables();
+  std::vector<Table> energy_tables() const;
   std::size_t layers() const { return static_cast<std::size_t>(model_.n_moe_layers()); }
 
   ModelFacts model_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -84,6 +85,9 @@ class RouteLoop {
  private:
   using Answers = std::vector<std::vector<std::uint32_t>>;  // token ids by window
 
+  double joules() const {
+    return options_.energy == nullptr ? std::numeric_limits<double>::quiet_NaN() : options_.energy->joules();
+  }
   bool generates() const { return options_.generation.tokens > 0; }
   void step(const Block& block, std::size_t first, std::size_t last);
   bool answer(const Block& block, std::size_t first, std::size_t last, double steps_before, std::size_t n_steps,
@@ -179,6 +183,7 @@ bool RouteLoop::route_block(Block block) {
     if (rank == comm_.rank()) mine = std::move(batches);
   }
   Answers answers;
+  const double joules_before = joules();
   for (std::size_t s = 0; s < n_steps; ++s) {
     const auto [first, last] = s < mine.size() ? mine[s] : std::pair<std::size_t, std::size_t>{0, 0};
     if (!generates())
@@ -191,7 +196,7 @@ bool RouteLoop::route_block(Block block) {
   }
   std::array<std::uint64_t, kTokenPhases> n_documents{};
   if (comm_.rank() == 0) n_documents = {block.documents.size(), generates() ? block.windows.size() : 0};
-  recorder_.finish_block(block.ordinal, n_documents);
+  recorder_.finish_block(block.ordinal, n_documents, joules() - joules_before);
   rebalancer_.count_block();
   const std::size_t my_window = shares[static_cast<std::size_t>(comm_.rank())];
   std::uint64_t offset = my_window < block.windows.size() ? block.windows[my_window].first : block.tokens.size();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "io/routing_writer.h"
+#include "parallel/device/energy_meter.h"
 #include "parallel/node_map.h"
 #include "pipeline/block_source.h"
 #include "pipeline/generation.h"
@@ -36,6 +37,7 @@ struct RouteOptions {
   std::uint64_t generated = 0;           // tokens of answers committed before
   const Tokenizer* tokenizer = nullptr;  // of answers; nullptr: they are kept as token ids alone
   NodeMap nodes;                         // of all ranks, for the record
+  const EnergyMeter* energy = nullptr;   // of this rank's GPU; nullptr: it has none
   WriteOptions write;
   RebalanceOptions rebalance;
   std::function<void(const Rebalanced&)> on_rebalance;  // every rank, after each change of places

@@ -8,8 +8,9 @@ namespace switchyard {
 /// A GPU, for people and records.
 struct GpuReport {
   std::string name;
-  std::string id;      // of this GPU, or part of one, among all: its UUID
-  int capability = 0;  // of its instructions: 90 is compute capability 9.0
+  std::string id;          // of this GPU, or part of one, among all: its UUID
+  std::string pci_bus_id;  // of the whole GPU on this node, "0000:3b:00.0"
+  int capability = 0;      // of its instructions: 90 is compute capability 9.0
   int multiprocessors = 0;
   std::uint64_t total_bytes = 0;
   std::uint64_t free_bytes = 0;  // now: other processes may take of it

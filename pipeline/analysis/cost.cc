@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
+#include <map>
 #include <numeric>
+#include <span>
 #include <string>
 
 namespace switchyard {
@@ -29,6 +32,38 @@ double phase_total(const Cost& cost) {
   return std::accumulate(cost.phase_seconds.begin(), cost.phase_seconds.end(), 0.0);
 }
 
+/// J, NaN where no block's energy was counted.
+double known_joules(const Cost& cost) {
+  return cost.joules_tokens > 0 ? cost.joules : std::numeric_limits<double>::quiet_NaN();
+}
+
+/// Tokens of each block that has a row in the tables by block.
+std::vector<std::uint64_t> tokens_of_blocks(DispatchValues& dispatch) {
+  const auto& step_block = dispatch.values<std::uint64_t>("block");
+  const auto& step_tokens = dispatch.values<std::uint32_t>("step_tokens");
+  const std::size_t n_ranks = dispatch.shape("step_tokens")[1];
+  std::map<std::uint64_t, std::uint64_t> tokens;
+  for (std::size_t i = 0; i < step_tokens.size(); ++i) tokens[step_block[i / n_ranks]] += step_tokens[i];
+  std::vector<std::uint64_t> by_row;
+  for (const std::uint64_t block : dispatch.values<std::uint64_t>("traffic_block")) by_row.push_back(tokens[block]);
+  return by_row;
+}
+
+/// Blocks in which some GPU was not counted are left out, tokens and all.
+void add_energy(Cost& cost, DispatchValues& dispatch) {
+  if (!dispatch.contains("joules")) return;
+  const auto& joules = dispatch.values<double>("joules");
+  const std::size_t n_ranks = dispatch.shape("joules")[1];
+  const std::vector<std::uint64_t> tokens = tokens_of_blocks(dispatch);
+  for (std::size_t b = 0; b < tokens.size(); ++b) {
+    const auto of_ranks = std::span(joules).subspan(b * n_ranks, n_ranks);
+    const double of_block = std::accumulate(of_ranks.begin(), of_ranks.end(), 0.0);
+    if (std::isnan(of_block)) continue;
+    cost.joules += of_block;
+    cost.joules_tokens += tokens[b];
+  }
+}
+
 }  // namespace
 
 void Cost::add(DispatchValues& dispatch) {
@@ -46,6 +81,7 @@ void Cost::add(DispatchValues& dispatch) {
     rank_seconds += slowest * static_cast<double>(n_ranks);
   }
   for (const std::uint32_t n : dispatch.values<std::uint32_t>("step_tokens")) tokens += n;
+  add_energy(*this, dispatch);
   if (!dispatch.contains("flops")) {
     flops = std::numeric_limits<double>::quiet_NaN();
     return;
@@ -56,6 +92,8 @@ void Cost::add(DispatchValues& dispatch) {
 void Cost::reduce_to_root(const Communicator& comm) {
   tokens = static_cast<std::uint64_t>(comm.sum(static_cast<std::int64_t>(tokens)));
   for (const Sum& sum : kSums) this->*sum.member = comm.sum(this->*sum.member);
+  joules = comm.sum(joules);
+  joules_tokens = static_cast<std::uint64_t>(comm.sum(static_cast<std::int64_t>(joules_tokens)));
   for (double& s : phase_seconds) s = comm.sum(s);
 }
 
@@ -87,6 +125,14 @@ std::vector<Table> cost_tables(const std::vector<const Cost*>& datasets, std::op
   add("/cost/flops_per_token", "FLOP", "model FLOP per token",
       [](const Cost& c) { return c.flops / static_cast<double>(c.tokens); });
   add("/cost/flops_per_second", "FLOP/s", "model FLOP per second", [](const Cost& c) { return c.flops / c.seconds; });
+  if (std::ranges::any_of(datasets, [](const Cost* c) { return c->joules_tokens > 0; })) {
+    add("/cost/joules", "J", "energy of the ranks' GPUs, where all of them were counted", known_joules);
+    add("/cost/joules_tokens", "1", "tokens routed meanwhile", [](const Cost& c) { return c.joules_tokens; });
+    add("/cost/joules_per_token", "J", "energy per token",
+        [](const Cost& c) { return known_joules(c) / static_cast<double>(c.joules_tokens); });
+    add_phases("/cost/phase_joules_estimate", "J", "energy by phase, if all phases took the same power: an estimate",
+               [](const Cost& c, double s) { return known_joules(c) * (s / phase_total(c)); });
+  }
   if (!peak_flops) return tables;
   add("/cost/peak_flops", "FLOP/s", "peak of a rank, as given", [&](const Cost&) { return *peak_flops; });
   add("/cost/peak_share", "1", "share of the ranks' peak",
@@ -101,6 +147,14 @@ std::vector<Cost> from_cost_tables(const TableIndex& tables, std::size_t n_datas
   for (const Sum& sum : kSums) {
     const auto& values = tables.values<double>(sum.path, n_datasets);
     for (std::size_t d = 0; d < n_datasets; ++d) datasets[d].*sum.member = values[d];
+  }
+  if (tables.find("/cost/joules") != nullptr) {
+    const auto& joules = tables.values<double>("/cost/joules", n_datasets);
+    const auto& counted = tables.values<std::uint64_t>("/cost/joules_tokens", n_datasets);
+    for (std::size_t d = 0; d < n_datasets; ++d) {
+      datasets[d].joules_tokens = counted[d];
+      if (counted[d] > 0) datasets[d].joules = joules[d];
+    }
   }
   const auto& phases = tables.values<double>("/cost/phase_seconds", n_datasets * kPhases);
   for (std::size_t i = 0; i < phases.size(); ++i) datasets[i / kPhases].phase_seconds[i % kPhases] = phases[i];

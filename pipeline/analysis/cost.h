@@ -20,6 +20,8 @@ struct Cost {
   double rank_seconds = 0;          // the same times the step's ranks: what they could have worked in that time
   double flops = 0;                 // of the model (model_flops.h); NaN when a segment does not say
   PhaseSeconds phase_seconds = {};  // of all ranks
+  double joules = 0;                // of all ranks' GPUs, in the blocks where all of them were counted
+  std::uint64_t joules_tokens = 0;  // tokens of those blocks
 
   /// Adds a segment's /dispatch.
   void add(DispatchValues& dispatch);
@@ -28,7 +30,8 @@ struct Cost {
 };
 
 /// /cost/* of several datasets, with a leading dimension `dataset`: the sums and the ratios made of them.
-/// peak_flops: of one rank, FLOP/s; the share of it is there only when it is known.
+/// peak_flops: of one rank, FLOP/s; the share of it is there only when it is known, energy where some dataset's was
+/// counted.
 std::vector<Table> cost_tables(const std::vector<const Cost*>& datasets, std::optional<double> peak_flops);
 /// The inverse. Throws Error naming a table that is missing or of the wrong length.
 std::vector<Cost> from_cost_tables(const TableIndex& tables, std::size_t n_datasets);

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,6 +11,7 @@ import support
 
 CPU = support.BINARY
 ON_FAKE_GPU = os.environ["SWITCHYARD_ON_FAKE_GPU"]
+NVML = Path(ON_FAKE_GPU).parent  # folders of stand-ins for it
 
 
 class Gpu(support.TestCase):
@@ -26,10 +28,10 @@ class Gpu(support.TestCase):
     def tearDown(self):
         support.BINARY = CPU
 
-    def route(self, name, *options, ranks=1):
+    def route(self, name, *options, ranks=1, env=None):
         out = self.folder / name
         done = self.switchyard("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", out, "--context", 32, "--batch-tokens", 64,
-                               "--block-tokens", 200, "--precision", "f32", "--record", "logits", *options, ranks=ranks, timeout=300)
+                               "--block-tokens", 200, "--precision", "f32", "--record", "logits", *options, ranks=ranks, timeout=300, env=env)
         self.assertNotIn("fake GPU:", done.stderr)  # a complaint of the stand-in
         return out, done
 
@@ -58,6 +60,88 @@ class Gpu(support.TestCase):
             self.assertGreater(len(a["tokens/loss"]), 200)
             np.testing.assert_allclose(a["tokens/loss"], b["tokens/loss"], rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(a["tokens/id"], b["tokens/id"])
+
+    def counting(self, library="fake_nvml", gpus=1, **variables):
+        """The environment of ranks that find a stand-in for NVML. What it answers comes into the file self.readings."""
+        self.readings = self.folder / "readings"
+        self.readings.unlink(missing_ok=True)
+        return {"LD_LIBRARY_PATH": os.pathsep.join([str(NVML / library), os.environ.get("LD_LIBRARY_PATH", "")]), "FAKE_NVML_READINGS": self.readings, "FAKE_GPUS": gpus, **variables}
+
+    def joules_by_gpu(self):
+        """What blocks took, by GPU: each was read once at the start, then before and behind every block."""
+        counts = {}
+        for line in self.readings.read_text().splitlines():
+            gpu, millijoules = line.split()
+            counts.setdefault(gpu, []).append(int(millijoules) / 1000)
+        self.assertTrue(all(len(c) % 2 == 1 for c in counts.values()))
+        return {gpu: np.array(c[2::2]) - np.array(c[1::2]) for gpu, c in counts.items()}
+
+    def expect_energy(self, out, done, expected):
+        """expected: [block, rank]."""
+        with h5py.File(out / "routing.h5") as file, h5py.File(out / "stats.h5") as stats:
+            joules = file["dispatch/joules"]
+            self.assertEqual(joules.attrs["units"], "J")
+            np.testing.assert_allclose(joules, expected, rtol=1e-12)
+            self.assertGreater(len(expected), 2)
+            self.assertEqual(len(set(expected[:, 0])), len(expected))
+            tokens = len(file["tokens/id"])
+            self.assertAlmostEqual(stats["cost/joules"][0], expected.sum(), places=9)
+            self.assertEqual(stats["cost/joules_tokens"][0], tokens)
+            self.assertAlmostEqual(stats["cost/joules_per_token"][0], expected.sum() / tokens, places=9)
+            np.testing.assert_allclose(stats["cost/phase_joules_estimate"][0], expected.sum() * stats["cost/phase_share"][0], rtol=1e-9)
+        self.assertIn(f", {expected.sum() / tokens:.4g} J/token ({expected.sum():.4g} J of GPUs); ", done.stdout)
+        self.assertNotIn("energy", done.stderr)
+
+    def test_energy_of_blocks_is_what_the_counter_says(self):
+        out, done = self.route("one", env=self.counting())
+        self.expect_energy(out, done, self.joules_by_gpu()["0000:00:00.0"][:, None])
+
+    def test_a_gpu_of_two_ranks_is_counted_once(self):
+        out, done = self.route("shared", ranks=2, env=self.counting())
+        joules = self.joules_by_gpu()["0000:00:00.0"]
+        self.expect_energy(out, done, np.stack([joules, np.zeros(len(joules))], axis=1))
+
+    def test_each_rank_counts_a_gpu_of_its_own(self):
+        out, done = self.route("own", "--transport", "mpi", ranks=2, env=self.counting(gpus=2))
+        by_gpu = self.joules_by_gpu()
+        self.expect_energy(out, done, np.stack([by_gpu["0000:00:00.0"], by_gpu["0000:01:00.0"]], axis=1))
+
+    def test_energy_that_is_not_counted_is_absent_with_the_reason(self):
+        for name, reason, ranks, library, variables in (
+                ("old", "libnvidia-ml.so.1 has no nvmlDeviceGetTotalEnergyConsumption", 2, "fake_nvml_without_energy", {}),
+                ("none", "nvmlDeviceGetTotalEnergyConsumption: Not Supported", 1, "fake_nvml", {"FAKE_NVML_FAILS": "nvmlDeviceGetTotalEnergyConsumption"}),
+                ("mig", "the GPU is divided (MIG), and NVML counts the energy of whole GPUs", 1, "fake_nvml", {"FAKE_NVML_MIG": "1"}),
+                ("absent", ".+", 1, "no_such_folder", {})):  # no NVML, or a true one that does not know the GPU
+            with self.subTest(name):
+                out, done = self.route(name, ranks=ranks, env=self.counting(library, **variables))
+                reason = reason if name == "absent" else re.escape(reason)
+                self.assertEqual(len(re.findall(f"(?m)^energy is not recorded, rank 0: {reason}$", done.stderr)), 1, done.stderr)
+                with h5py.File(out / "routing.h5") as file, h5py.File(out / "stats.h5") as stats:
+                    self.assertNotIn("joules", file["dispatch"])
+                    self.assertEqual([n for n in stats["cost"] if "joules" in n], [])
+                self.assertNotIn("J/token", done.stdout)
+
+    def test_on_the_cpu_nothing_is_said_of_energy(self):
+        out, done = self.route("cpu", "--device", "cpu", env=self.counting())
+        self.assertNotIn("energy", done.stderr)
+        self.assertFalse(self.readings.exists())
+        with h5py.File(out / "routing.h5") as file:
+            self.assertNotIn("joules", file["dispatch"])
+
+    def test_runs_with_and_without_energy_are_reduced_together(self):
+        unknown, _ = self.route("unknown", env=self.counting("no_such_folder"))
+        counted, _ = self.route("counted", env=self.counting())
+        expected = self.joules_by_gpu()["0000:00:00.0"].sum()
+        self.switchyard("reduce", unknown, counted, "-o", self.folder / "both.h5", "--csv", self.folder / "csv", ranks=2)
+        self.switchyard("reduce", self.folder / "both.h5", "-o", self.folder / "again.h5")
+        for name in ("both.h5", "again.h5"):
+            with h5py.File(self.folder / name) as stats:
+                self.assertEqual(np.isnan(stats["cost/joules"]).tolist(), [True, False])
+                self.assertAlmostEqual(stats["cost/joules"][1], expected, places=9)
+                tokens = stats["cost/tokens"][1]
+                self.assertEqual(stats["cost/joules_tokens"][:].tolist(), [0, tokens])
+                self.assertAlmostEqual(stats["cost/joules_per_token"][1], expected / tokens, places=9)
+        self.assertEqual(float((self.folder / "csv" / "cost_joules.csv").read_text().splitlines()[2].split(",")[-1]), expected)
 
     def test_answers_are_those_of_the_cpu(self):
         options = ("--generate", 6, "--generate-batch", 4)

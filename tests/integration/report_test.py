@@ -500,6 +500,27 @@ class Report(support.TestCase):
         self.assertEqual([f for f in self.browser.evaluate("Object.keys(switchyard.figures)") if f in figures], ["ranks-parts", "ranks-cost-terms", "ranks-cost-fit"])
         self.assert_sound()
 
+    def test_energy_where_it_was_counted(self):
+        out = self.route()
+        page = self.folder / "report.html"
+        with h5py.File(out / "stats.h5", "r+") as stats:  # as if the second corpus had been routed where GPUs count
+            tokens = stats["cost/tokens"][1]
+            for name, values in (("joules", np.array([np.nan, 12345.5])), ("joules_tokens", np.array([0, tokens], np.uint64))):
+                stats["cost"].create_dataset(name, data=values).dims[0].attach_scale(stats["cost/tokens"].dims[0][0])
+            share = stats["cost/phase_share"][1]
+        self.switchyard("report", out / "stats.h5", "-o", page)
+        self.open(page)
+        section = "document.getElementById('ranks-seconds').closest('section').innerText"
+        self.assertNotIn("J a token", self.browser.evaluate(section))
+        self.assertEqual({row["joules_estimate"] for row in self.csv("ranks-seconds")}, {""})
+        self.choose("ranks-seconds", "Dataset", "1")
+        self.assertIn(f"Their GPUs took 12350 J, {float(f'{12345.5 / tokens:.3g}')} J a token.", self.browser.evaluate(section))
+        self.assertIn("as if waiting took as much power", self.browser.evaluate(section))
+        np.testing.assert_allclose([float(row["joules_estimate"]) for row in self.csv("ranks-seconds")], 12345.5 * share, rtol=1e-5)
+        self.assert_figures_answer(["ranks-seconds"])
+        self.assertIn(f"again {float(f'{12345.5 / tokens:.4g}')} J", self.browser.evaluate("document.body.innerText"))  # among the facts
+        self.assert_sound()
+
     def test_predicted_and_measured(self):
         run, page, place, plan = self.route(record="tokens"), self.folder / "report.html", self.folder / "place.h5", self.folder / "plan.json"
         with h5py.File(run / "stats.h5", "r+") as stats:  # a quiet machine

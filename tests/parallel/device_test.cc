@@ -48,6 +48,7 @@ TEST(GpuTest, IsReported) {
   EXPECT_EQ(gpu.total_bytes, std::uint64_t{1} << 30U);
   EXPECT_EQ(describe({.name = "X",
                       .id = "",
+                      .pci_bus_id = "",
                       .capability = 90,
                       .multiprocessors = 132,
                       .total_bytes = 3U << 29U,

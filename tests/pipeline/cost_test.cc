@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 
 #include "io/routing_writer.h"
 #include "pipeline/analysis/rank_load.h"
@@ -19,6 +22,7 @@ struct Steps {
   std::vector<float> expert_seconds;  // [step, rank]
   std::vector<std::uint32_t> tokens;  // [step, rank]
   std::vector<double> flops;          // [step]; empty: not recorded
+  std::vector<double> joules = {};    // [block, rank], a block a step; empty: not recorded
 };
 
 /// A committed segment whose /dispatch says so, opened again.
@@ -32,28 +36,41 @@ RoutingReader segment_of(const Steps& steps, const std::filesystem::path& out) {
   }
   std::vector<std::int32_t> placement;
   for (std::uint64_t l = 0; l < n_layers; ++l) placement.insert(placement.end(), {0, 1});
+  const std::uint64_t n_blocks = steps.joules.empty() ? 1 : n;
+  std::vector<std::uint64_t> blocks(n);
+  std::iota(blocks.rbegin(), blocks.rend(), 7);  // later ones first: rows are told by their number
   SegmentContents contents;
   contents.tables = {
       {"/dispatch/seconds", {"step", "rank", "phase"}, {n, 2, kPhases}, seconds, "s", "time"},
       {"/dispatch/step_tokens", {"step", "rank"}, {n, 2}, steps.tokens, "1", "tokens"},
-      {"/dispatch/block", {"step"}, {n}, std::vector<std::uint64_t>(n, 0), "1", "block"},
+      {"/dispatch/block",
+       {"step"},
+       {n},
+       steps.joules.empty() ? std::vector<std::uint64_t>(n, 0) : blocks,
+       "1",
+       "block"},
       {"/dispatch/row_bytes", {"scalar"}, {1}, std::vector<std::uint64_t>{8}, "byte", "size of a row"},
       {"/dispatch/expert_slots", {"step", "layer", "physical_expert"}, {n, n_layers, 2}, steps.slots, "1", "slots"},
       {"/dispatch/placement", {"layer", "physical_expert"}, {n_layers, 2}, placement, "1", "rank"},
       {"/dispatch/traffic",
        {"block", "layer", "source_rank", "expert_rank"},
-       {1, n_layers, 2, 2},
-       std::vector<std::uint64_t>(n_layers * 4, 0),
+       {n_blocks, n_layers, 2, 2},
+       std::vector<std::uint64_t>(n_blocks * n_layers * 4, 0),
        "1",
        "slots"},
       {"/dispatch/send_ranks",
        {"block", "layer", "ranks_reached"},
-       {1, n_layers, 2},
-       std::vector<std::uint64_t>(n_layers * 2, 0),
+       {n_blocks, n_layers, 2},
+       std::vector<std::uint64_t>(n_blocks * n_layers * 2, 0),
        "1",
        "tokens"}};
   if (!steps.flops.empty())
     contents.tables.push_back({"/dispatch/flops", {"step"}, {n}, steps.flops, "FLOP", "operations"});
+  if (!steps.joules.empty()) {
+    std::ranges::sort(blocks);
+    contents.tables.push_back({"/dispatch/traffic_block", {"block"}, {n}, blocks, "1", "block"});
+    contents.tables.push_back({"/dispatch/joules", {"block", "rank"}, {n, 2}, steps.joules, "J", "energy"});
+  }
   std::vector<int> layers(n_layers);
   for (std::size_t l = 0; l < n_layers; ++l) layers[l] = static_cast<int>(l);
   const ModelFacts model{"mixtral", "m", static_cast<int>(n_layers), 4, 10, layers, 2, 1};
@@ -146,6 +163,39 @@ TEST(Cost, WhatIsNotKnownIsAbsentNotZero) {
   EXPECT_TRUE(std::isnan(value_at(tables, "/cost/flops_per_token")));
   EXPECT_EQ(value_at(tables, "/cost/tokens_per_second"), 2 / 1.5);
   for (const Table& table : tables) EXPECT_NE(table.path.substr(0, 10), "/cost/peak") << table.path;
+}
+
+TEST(Cost, EnergyIsOfBlocksWhoseGpusWereAllCounted) {
+  const double unknown = std::numeric_limits<double>::quiet_NaN();
+  const testing::TempFolder a;
+  const testing::TempFolder b;
+  const testing::TempFolder c;
+  const std::vector<std::uint32_t> slots = {1, 1, 1, 1, 1, 1};
+  Cost cost;
+  // Three blocks, of 16, 8 and 3 tokens: counted on both ranks, on one rank for both, on one of two GPUs.
+  add_to(cost,
+         segment_of({1, slots, {1, 1, 1, 1, 1, 1}, {1, 2, 3, 5, 7, 9}, {}, {30, 12, 20, 0, unknown, 5}}, a.path()));
+  add_to(cost, segment_of({1, {1, 1}, {1, 1}, {50, 50}, {}}, b.path()));  // of a machine without a counter
+  EXPECT_EQ(cost.joules, 62);
+  EXPECT_EQ(cost.joules_tokens, 24U);
+  EXPECT_EQ(cost.tokens, 127U);
+  Cost unknown_cost;
+  add_to(unknown_cost, segment_of({1, {1, 1}, {1, 1}, {2, 0}, {}}, c.path()));
+  const auto tables = cost_tables({&unknown_cost, &cost}, std::nullopt);
+  EXPECT_TRUE(std::isnan(value_at(tables, "/cost/joules", 0)));
+  EXPECT_EQ(value_at(tables, "/cost/joules", 1), 62);
+  EXPECT_TRUE(std::isnan(value_at(tables, "/cost/joules_per_token", 0)));
+  EXPECT_DOUBLE_EQ(value_at(tables, "/cost/joules_per_token", 1), 62.0 / 24);
+  // 8 s of experts and of 4 s of recording.
+  EXPECT_DOUBLE_EQ(value_at(tables, "/cost/phase_joules_estimate", kPhases + static_cast<std::size_t>(Phase::experts)),
+                   62.0 * 8 / 12);
+  const std::vector<Cost> again = from_cost_tables(TableIndex(tables), 2);
+  EXPECT_EQ(again[0].joules_tokens, 0U);
+  EXPECT_EQ(again[0].joules, 0);
+  EXPECT_EQ(again[1].joules_tokens, 24U);
+  EXPECT_EQ(again[1].joules, 62);
+  for (const Table& table : cost_tables({&unknown_cost}, std::nullopt))
+    EXPECT_EQ(table.path.find("joules"), std::string::npos) << table.path;
 }
 
 TEST(RankLoad, BalancednessBothWays) {

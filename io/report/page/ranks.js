@@ -15,11 +15,13 @@ function ranksSection(section) {
     const row = rowOf("/ranks/series", state.dataset), n = traffic().length;
     return range(row.length / n).map(i => row.slice(i * n, (i + 1) * n)).filter(bin => sum(bin) > 0);
   };
+  const energyIsKnown = () => table("/cost/joules") && known(rowOf("/cost/joules", state.dataset)[0]);
   const redraw = [];
   const describe = () => {
     const one = path => rowOf(path, state.dataset)[0], local = sum(rowOf("/ranks/local_slots", state.dataset)), remote = sum(rowOf("/ranks/remote_slots", state.dataset));
     cost.textContent = whole(one("/ranks/steps")) + " steps. " + percent(remote / (local + remote)) + " of slots went to another rank, " + figureText(sum(rowOf("/ranks/remote_bytes", state.dataset)) / 1e6, 3) + " MB one way. Stragglers in the expert phase cost " +
-      figureText(one("/ranks/straggler_seconds"), 3) + " s, " + percent(one("/ranks/straggler_share")) + " of the run's " + figureText(one("/ranks/step_seconds"), 3) + " s.";
+      figureText(one("/ranks/straggler_seconds"), 3) + " s, " + percent(one("/ranks/straggler_share")) + " of the run's " + figureText(one("/ranks/step_seconds"), 3) + " s." +
+      (energyIsKnown() ? " Their GPUs took " + figureText(one("/cost/joules"), 4) + " J, " + figureText(one("/cost/joules_per_token"), 3) + " J a token." : "");
   };
   redraw.push(describe);
   redraw.push(figure(grid, {id: "ranks-load", title: "Load of each rank over the corpus", note: "Slots that a rank's experts took over the ranks' mean; 1 is even.", columns: ["bin", "rank", "slots"],
@@ -37,9 +39,17 @@ function ranksSection(section) {
       return y + heatMap(svg, width, {rows: ranks, columns: ranks, most: 60, high: 40, value: (i, j) => t[ranks[i]][ranks[j]], colour: amountColour(most),
         words: (i, j) => "from rank " + ranks[i] + " to rank " + ranks[j] + "\n" + whole(t[ranks[i]][ranks[j]]) + " slots, " + percent(t[ranks[i]][ranks[j]] / all)}, {x: 0, y: y + 4});
     }}));
-  const phases = () => { const seconds = rowOf("/ranks/seconds", state.dataset); return table("/ranks/phase_name").values.map((n, i) => ({name: n, seconds: seconds[i]})); };
-  redraw.push(figure(grid, {id: "ranks-seconds", title: "Time by phase, of all ranks", columns: ["phase", "seconds"], rows: () => phases().map(p => [p.name, p.seconds]),
-    draw: (svg, width) => { const all = sum(phases().map(p => p.seconds)); return rankedBars(svg, width, phases().map(p => ({text: p.name, value: p.seconds, words: p.name + "\n" + figureText(p.seconds) + " s, " + percent(p.seconds / all)})), v => figureText(v, 3) + " s"); }}));
+  const phases = () => {
+    const seconds = rowOf("/ranks/seconds", state.dataset), joules = energyIsKnown() ? rowOf("/cost/phase_joules_estimate", state.dataset) : [];
+    return table("/ranks/phase_name").values.map((n, i) => ({name: n, seconds: seconds[i], joules: joules[i]}));
+  };
+  redraw.push(figure(grid, {id: "ranks-seconds", title: "Time by phase, of all ranks", columns: table("/cost/joules") ? ["phase", "seconds", "joules_estimate"] : ["phase", "seconds"],
+    note: () => energyIsKnown() ? "Energy of a phase is an estimate: the GPUs' energy in proportion to its time, as if waiting took as much power as computing." : "",
+    rows: () => phases().map(p => table("/cost/joules") ? [p.name, p.seconds, known(p.joules) ? p.joules : null] : [p.name, p.seconds]),
+    draw: (svg, width) => {
+      const all = sum(phases().map(p => p.seconds));
+      return rankedBars(svg, width, phases().map(p => ({text: p.name, value: p.seconds, words: p.name + "\n" + figureText(p.seconds) + " s, " + percent(p.seconds / all) + (known(p.joules) ? "\nestimated " + figureText(p.joules, 3) + " J" : "")})), v => figureText(v, 3) + " s");
+    }}));
   const byLayer = (id, title, note, yLabel, shown, reference) => redraw.push(figure(grid, {id, title, note, columns: ["layer"].concat(shown.map(s => s[1])), rows: () => range(L).map(l => [layers[l]].concat(shown.map(s => valueAt(s[0], state.dataset, l)))),
     draw: (svg, width) => lines(svg, width, {yLabel, key: true, reference, series: shown.map(s => ({name: s[1], values: range(L).map(l => valueAt(s[0], state.dataset, l))})), words: (s, l) => "layer " + layers[l] + "\n" + s.name + ": " + figureText(s.values[l])})}));
   byLayer("ranks-balancedness", "Balancedness of ranks by layer", "Mean over largest load: of each step, then averaged (SGLang), or of sums over steps (vLLM). 1 is even.", "mean / max", [["/ranks/balancedness_mean", "mean of steps"], ["/ranks/balancedness_ratio", "ratio of sums"]], {value: 1, text: "even: 1"});

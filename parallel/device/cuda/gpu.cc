@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <string>
 
 #include "parallel/device/cuda/cuda_check.h"
@@ -28,8 +29,11 @@ GpuReport use_gpu(int ordinal) {
   std::size_t free_bytes = 0;
   std::size_t total_bytes = 0;
   SWITCHYARD_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
+  std::array<char, 32> bus_id = {};
+  SWITCHYARD_CUDA(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), ordinal));
   return {.name = properties.name,
           .id = std::string(properties.uuid.bytes, sizeof properties.uuid.bytes),
+          .pci_bus_id = bus_id.data(),
           .capability = properties.major * 10 + properties.minor,
           .multiprocessors = properties.multiProcessorCount,
           .total_bytes = total_bytes,

@@ -176,6 +176,12 @@ Memory& memory() {
   return instance;
 }
 
+/// As many as the variable FAKE_GPUS says: their memories are the processes' own all the same.
+int count_devices() {
+  const char* count = std::getenv("FAKE_GPUS");
+  return count == nullptr ? 1 : std::atoi(count);
+}
+
 std::atomic<cudaError_t> lost = cudaSuccess;
 std::atomic<std::int64_t> patience_ms = 5000;
 std::mutex complaints_mutex;
@@ -310,13 +316,20 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaGetLastError() { return fake_gpu::lost; }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = fake_gpu::count_devices();
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+  return device >= 0 && device < fake_gpu::count_devices() ? cudaSuccess : cudaErrorInvalidDevice;
+}
+cudaError_t cudaDeviceGetPCIBusId(char* bus_id, int length, int device) {
+  std::snprintf(bus_id, static_cast<std::size_t>(length), "0000:%02x:00.0", static_cast<unsigned>(device));
+  return cudaSetDevice(device);
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return cudaErrorInvalidDevice;
+  if (cudaSetDevice(device) != cudaSuccess) return cudaErrorInvalidDevice;
   *properties = {};
+  properties->uuid.bytes[0] = static_cast<char>(device);
   std::snprintf(properties->name, sizeof properties->name, "fake GPU");
   properties->major = 9;
   properties->multiProcessorCount = 1;
