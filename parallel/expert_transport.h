@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "parallel/buffer_pool.h"
 #include "parallel/communicator.h"
 #include "parallel/exchange_plan.h"
 #include "parallel/tensor.h"
@@ -55,6 +56,9 @@ class ExpertTransport {
   /// Collective. arrived: [plan.n_receive(), width] in arrived order; finish() gives [plan.n_send(), width], packed
   /// order.
   Exchange start_combine(const ExchangePlan& plan, Tensor arrived);
+  /// Where rows that are to be sent best lie, so that they need not be copied; nullptr: anywhere. Such tensors end
+  /// before the transport.
+  virtual BufferSource* row_memory() { return nullptr; }
   const TransportTraffic& traffic() const { return traffic_; }
 
  protected:
@@ -82,7 +86,8 @@ std::unique_ptr<ExpertTransport> make_local_transport(const Communicator& comm);
 /// through pinned host memory, so that ranks may share a GPU.
 std::unique_ptr<ExpertTransport> make_mpi_transport(const Communicator& comm);
 /// NCCL, GPU to GPU, for rows in GPU memory: each rank has a GPU of its own and has called use_gpu. Rows fly in a
-/// stream of their own, beside what computes. A rank on which an exchange fails says so and ends all ranks. Collective.
+/// stream of their own, beside what computes, between buffers that NCCL has registered, so that it need not copy them;
+/// what it hands over is among these. A rank on which an exchange fails says so and ends all ranks. Collective.
 /// Throws Error in a build without NCCL.
 std::unique_ptr<ExpertTransport> make_nccl_transport(const Communicator& comm);
 /// Whether this build has it.

@@ -4,8 +4,10 @@
 #include <utility>
 #include <vector>
 
+#include "parallel/device/device_memory.h"
 #include "parallel/device/nccl/nccl_check.h"
 #include "parallel/device/nccl/nccl_communicator.h"
+#include "parallel/device/nccl/registered_buffers.h"
 #include "parallel/device/stream.h"
 #include "parallel/error.h"
 #include "parallel/expert_transport.h"
@@ -37,10 +39,12 @@ std::string peers_of(std::span<const std::int32_t> to, std::span<const std::int3
   return peers.empty() ? "itself alone" : peers;
 }
 
-/// One rank's end of NCCL: the communicator and the stream in which rows fly.
+/// One rank's end of NCCL: the communicator and the stream in which rows fly, between registered buffers.
 class Line {
  public:
   explicit Line(const Communicator& comm) : rank_(comm.rank()), nccl_(comm) {}
+
+  NcclCommunicator& nccl() { return nccl_; }
 
   /// Puts one exchange into the stream, behind what the compute stream has been given up to now.
   Event start(const Tensor& sent, const Parts& to, Tensor& received, const Parts& from, const std::string& peers) {
@@ -119,7 +123,9 @@ class InFlight : public Exchange::Pending {
 class NcclTransport : public ExpertTransport {
  public:
   explicit NcclTransport(const Communicator& comm)
-      : ExpertTransport(comm.size()), comm_(comm.duplicate()), line_(comm_) {}
+      : ExpertTransport(comm.size()), comm_(comm.duplicate()), line_(comm_), memory_(line_.nccl()) {}
+
+  BufferSource* row_memory() override { return &memory_; }
 
  private:
   Exchange start(Tensor rows, const Counts& counts, double& wait_seconds) override {
@@ -127,7 +133,8 @@ class NcclTransport : public ExpertTransport {
       throw Error("the nccl transport was given rows that are not in GPU memory", {}, "choose the mpi transport");
     }
     check_equal_width(comm_, rows.row_bytes());
-    Tensor received(rows.dtype(), counts.n_receive, rows.cols(), Device::gpu);
+    if (rows.bytes() != nullptr && !memory_.owns(rows.bytes())) rows = copied_here(rows);
+    Tensor received(rows.dtype(), counts.n_receive, rows.cols(), Device::gpu, &memory_);
     std::string peers = peers_of(counts.to, counts.from, comm_.rank());
     Event done =
         line_.start(rows, Parts(counts.to, rows.row_bytes()), received, Parts(counts.from, rows.row_bytes()), peers);
@@ -135,8 +142,15 @@ class NcclTransport : public ExpertTransport {
                                                &line_, &wait_seconds));
   }
 
+  Tensor copied_here(const Tensor& rows) {
+    Tensor copy(rows.dtype(), rows.rows(), rows.cols(), Device::gpu, &memory_);
+    copy_in(compute_stream(), copy.bytes(), rows.bytes(), static_cast<std::size_t>(rows.rows() * rows.row_bytes()));
+    return copy;
+  }
+
   Communicator comm_;
   Line line_;
+  RegisteredBuffers memory_;
 };
 
 }  // namespace

@@ -72,10 +72,15 @@ void release(Buffer buffer) {
 }  // namespace
 
 Tensor::Tensor(DType type, std::int64_t rows, std::int64_t cols, Device device)
-    : rows_(rows), cols_(cols), type_(type), device_(device) {
+    : Tensor(type, rows, cols, device, nullptr) {}
+
+Tensor::Tensor(DType type, std::int64_t rows, std::int64_t cols, Device device, BufferSource* source)
+    : rows_(rows), cols_(cols), type_(type), device_(device), source_(source) {
   const std::size_t bytes = checked_bytes(type, rows, cols);
   if (bytes == 0) return;
-  const Buffer buffer = device == Device::cpu ? allocate(bytes) : take_device_buffer(device, bytes);
+  const Buffer buffer = source != nullptr       ? source->take(bytes)
+                        : device == Device::cpu ? allocate(bytes)
+                                                : take_device_buffer(device, bytes);
   data_ = buffer.data;
   capacity_ = buffer.capacity;
 }
@@ -86,7 +91,8 @@ Tensor::Tensor(Tensor&& other) noexcept
       rows_(std::exchange(other.rows_, 0)),
       cols_(std::exchange(other.cols_, 0)),
       type_(other.type_),
-      device_(other.device_) {}
+      device_(other.device_),
+      source_(other.source_) {}
 
 Tensor& Tensor::operator=(Tensor&& other) noexcept {
   Tensor taken(std::move(other));
@@ -96,13 +102,17 @@ Tensor& Tensor::operator=(Tensor&& other) noexcept {
   std::swap(cols_, taken.cols_);
   std::swap(type_, taken.type_);
   std::swap(device_, taken.device_);
+  std::swap(source_, taken.source_);
   return *this;
 }
 
 Tensor::~Tensor() {
   if (data_ == nullptr) return;
   const Buffer buffer = {data_, capacity_};
-  device_ == Device::cpu ? release(buffer) : give_device_buffer(device_, buffer);
+  if (source_ != nullptr)
+    source_->give(buffer);
+  else
+    device_ == Device::cpu ? release(buffer) : give_device_buffer(device_, buffer);
 }
 
 }  // namespace switchyard

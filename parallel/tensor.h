@@ -28,6 +28,8 @@ constexpr DType dtype_of<Bf16>() {
   return DType::bf16;
 }
 
+class BufferSource;
+
 /// Borrowed, read-only, row-major matrix [rows, cols].
 class TensorView {
  public:
@@ -72,6 +74,8 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(DType type, std::int64_t rows, std::int64_t cols, Device device = Device::cpu);
+  /// In memory of a source of that device, which outlives the tensor; nullptr: of the pool.
+  Tensor(DType type, std::int64_t rows, std::int64_t cols, Device device, BufferSource* source);
   Tensor(Tensor&& other) noexcept;
   Tensor& operator=(Tensor&& other) noexcept;
   Tensor(const Tensor&) = delete;
@@ -115,6 +119,7 @@ class Tensor {
   std::int64_t cols_ = 0;
   DType type_ = DType::f32;
   Device device_ = Device::cpu;
+  BufferSource* source_ = nullptr;
 };
 
 }  // namespace switchyard

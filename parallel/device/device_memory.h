@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "parallel/buffer_pool.h"
 #include "parallel/device/stream.h"
@@ -15,6 +16,11 @@ namespace switchyard {
 /// At least `bytes` of pinned or GPU memory, aligned to 256 bytes. Throws Error naming the bytes asked for and left.
 Buffer take_device_buffer(Device device, std::size_t bytes);
 void give_device_buffer(Device device, Buffer buffer);
+/// Frees what lies idle in that pool.
+void free_idle_buffers(Device device);
+/// What is called when no more GPU memory can be had, to free some that lies idle elsewhere; replaces what was given
+/// before.
+void on_gpu_memory_shortage(std::function<void()> free_idle);
 
 /// Copies between the devices that two pointers tell of, of which at least one is not pageable host memory. Comes after
 /// what the compute stream was given before, and blocks until it is whole.

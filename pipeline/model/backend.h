@@ -140,8 +140,8 @@ class Backend {
   virtual Tensor take_rows(TensorView x, std::span<const std::int32_t> rows) const = 0;
   /// The batch, and the cache where there is one, outlive the result.
   virtual std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) = 0;
-  /// The plan outlives the result.
-  virtual std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k) const = 0;
+  /// The plan outlives the result. to_send: ExpertTransport::row_memory, of rows that leave.
+  virtual std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k, BufferSource* to_send) const = 0;
   /// A clock of its own, for one model.
   virtual std::unique_ptr<LapClock> make_clock() const = 0;
 };

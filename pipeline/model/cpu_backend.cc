@@ -206,7 +206,8 @@ class CpuBackend : public Backend {
   std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) override {
     return std::make_unique<CpuAttention>(batch, cache, shape_, rope_, type_);
   }
-  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k) const override {
+  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k,
+                                         BufferSource* /*to_send*/) const override {
     return std::make_unique<CpuRows>(plan, top_k, type_);
   }
   std::unique_ptr<LapClock> make_clock() const override { return std::make_unique<CpuClock>(); }

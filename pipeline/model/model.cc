@@ -183,7 +183,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   watch.lap(Part::router, moe_layer);
 
   const auto plan = ExchangePlan::make(routing.expert_ids(), placement.layer(moe_layer), *comm);
-  const std::unique_ptr<PlannedRows> planned = backend->make_rows(plan, config.top_k);
+  const std::unique_ptr<PlannedRows> planned = backend->make_rows(plan, config.top_k, transport->row_memory());
   Exchange out = transport->start_dispatch(plan, planned->pack(h));  // in flight
   watch.lap(Part::dispatch, moe_layer);
   observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded

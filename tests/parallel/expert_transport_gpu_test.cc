@@ -79,9 +79,39 @@ TEST(NcclTransportTest, RowsFlyWhileTheComputeStreamIsBusy) {
   EXPECT_EQ(comm.sum(expect_same_rows(arrived, world.expected_arrival())), 6 * comm.size());
 }
 
+TEST(NcclTransportTest, RowsInItsOwnMemoryAreNotCopied) {
+  const Communicator comm = Communicator::world();
+  const auto transport = make_nccl_transport(comm);
+  const World world = even_world(comm, kOnGpu, 4);
+  const Tensor made = world.packed();
+  Tensor rows(made.dtype(), made.rows(), made.cols(), Device::gpu, transport->row_memory());
+  const std::byte* there = rows.bytes();
+  copy_bytes(rows.bytes(), made.bytes(), static_cast<std::size_t>(rows.rows() * rows.row_bytes()));
+  const int before = fake_gpu::count_registrations();
+  Exchange flying = transport->start_dispatch(world.plan(), std::move(rows));
+  const Tensor arrived = std::move(flying).finish();
+  EXPECT_EQ(comm.sum(expect_same_rows(arrived, world.expected_arrival())), 6 * comm.size());
+  EXPECT_LE(fake_gpu::count_registrations() - before, 1);  // of what arrived
+  const Tensor next(made.dtype(), made.rows(), made.cols(), Device::gpu, transport->row_memory());
+  EXPECT_EQ(next.bytes(), there);  // given back, to be used again
+}
+
+TEST(NcclTransportTest, MemoryOfRowsIsFreedWhereItIsNeeded) {
+  const Communicator comm = Communicator::world();
+  const auto transport = make_nccl_transport(comm);
+  { const Tensor idle(DType::f32, 700, 1 << 18, Device::gpu, transport->row_memory()); }
+  { const Tensor other(DType::f32, 700, 1 << 18, Device::gpu); }                      // in its place
+  const Tensor rows(DType::f32, 700, 1 << 18, Device::gpu, transport->row_memory());  // and back again
+  EXPECT_TRUE(fake_gpu::is_registered({rows.bytes(), std::size_t{700} << 20U}));
+  EXPECT_THAT(
+      testing::error_text([&] { const Tensor more(DType::f32, 700, 1 << 18, Device::gpu, transport->row_memory()); }),
+      ::testing::MatchesRegex("no GPU memory for [0-9]+ bytes of rows to exchange; use smaller batches or more ranks"));
+}
+
 TEST(NcclTransportTest, ManyUnevenExchangesOneAfterAnother) {
   const Communicator comm = Communicator::world();
   const auto transport = make_nccl_transport(comm);
+  const int before = fake_gpu::count_registrations();
   std::int64_t compared = 0;
   std::int64_t expected = 0;
   for (std::uint64_t step = 0; step < 40; ++step) {
@@ -98,6 +128,8 @@ TEST(NcclTransportTest, ManyUnevenExchangesOneAfterAnother) {
     compared += expect_same_rows(transport->start_combine(world.plan(), std::move(arrived)).finish(), world.packed());
   }
   EXPECT_EQ(comm.sum(compared), expected);
+  EXPECT_GT(fake_gpu::count_registrations() - before, 0);
+  EXPECT_LE(fake_gpu::count_registrations() - before, 4);  // rows that go and come, and rows that tests hold
 }
 
 }  // namespace

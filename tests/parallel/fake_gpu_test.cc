@@ -10,6 +10,7 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "parallel/communicator.h"
@@ -179,6 +180,66 @@ TEST_F(FakeGpuTest, SeesStreamsThatDoNotWaitForEachOther) {
             "");
   EXPECT_EQ(copy_in_both([&] { cudaStreamSynchronize(stream_); }), "");
   cudaStreamDestroy(other);
+}
+
+TEST_F(FakeGpuTest, SeesWhatMustNotBeRegistered) {
+  std::vector<char> host(kBytes);
+  void* handle = nullptr;
+  EXPECT_EQ(ncclCommRegister(nccl_, host.data(), kBytes, &handle), ncclInvalidArgument);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("not device memory"));
+  EXPECT_EQ(ncclCommRegister(nccl_, sent_, kBytes, &handle), ncclInvalidUsage);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("not ncclMemAlloc's"));
+  EXPECT_EQ(ncclMemFree(sent_), ncclInvalidArgument);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("did not give"));
+}
+
+TEST_F(FakeGpuTest, SeesRegistrationsThatDoNotEndOnceBeforeTheMemory) {
+  void* data = nullptr;
+  void* handle = nullptr;
+  EXPECT_EQ(ncclMemAlloc(&data, kBytes), ncclSuccess);
+  EXPECT_EQ(ncclCommRegister(nccl_, data, kBytes, &handle), ncclSuccess);
+  EXPECT_EQ(cudaFree(data), cudaErrorInvalidValue);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("freed while NCCL has it registered"));
+  std::atomic<bool> go = false;
+  fake_gpu::enqueue(stream_, {{data, kBytes}}, [&] {
+    while (!go) std::this_thread::yield();
+  });
+  EXPECT_EQ(ncclCommDeregister(nccl_, handle), ncclInvalidUsage);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("deregistered while work that touches it is pending"));
+  go = true;
+  cudaStreamSynchronize(stream_);
+  EXPECT_EQ(ncclCommDeregister(nccl_, handle), ncclSuccess);
+  EXPECT_EQ(ncclCommDeregister(nccl_, handle), ncclInvalidUsage);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("is not registered"));
+  EXPECT_EQ(ncclMemFree(data), ncclSuccess);
+  EXPECT_EQ(ncclSend(data, kBytes, ncclUint8, 0, nccl_, stream_), ncclInvalidArgument);
+}
+
+TEST_F(FakeGpuTest, SeesRegistrationsThatNeverEnd) {
+  ncclUniqueId id;
+  ncclGetUniqueId(&id);
+  ncclComm_t other = nullptr;
+  ncclCommInitRankConfig(&other, comm_.size(), id, comm_.rank(), nullptr);
+  void* data = nullptr;
+  void* handle = nullptr;
+  ncclMemAlloc(&data, kBytes);
+  EXPECT_EQ(ncclCommRegister(other, data, kBytes, &handle), ncclSuccess);
+  ncclCommDestroy(other);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("ends with memory registered"));
+}
+
+TEST_F(FakeGpuTest, SeesMessagesOfWhichOneSideIsRegistered) {
+  if (comm_.size() == 1) GTEST_SKIP() << "nobody who could differ";
+  const bool odd = comm_.rank() == 1;
+  const auto bytes = static_cast<std::size_t>(kBytes * comm_.size());
+  void* handle = nullptr;
+  void* plain = std::exchange(sent_, nullptr);
+  ncclMemAlloc(&sent_, bytes);
+  if (odd) ncclCommRegister(nccl_, sent_, bytes, &handle);
+  exchange(std::vector<std::size_t>(static_cast<std::size_t>(comm_.size()), kBytes));
+  EXPECT_EQ(outcome(), ncclInvalidUsage);
+  EXPECT_THAT(fake_gpu::take_complaints(), HasSubstr("from rank 1: only one side's memory is registered"));
+  cudaFree(plain);
 }
 
 TEST_F(FakeGpuTest, SeesKernelsOnHostMemory) {

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <deque>
 #include <string>
+#include <utility>
 
 #include "parallel/device/cuda/cuda_check.h"
 #include "parallel/device/stream.h"
@@ -29,6 +30,11 @@ BufferPool& pool_of(Device device) {
   static BufferPool& gpu = *new BufferPool(kMostPooledOnGpu, free_on_gpu);
   static BufferPool& pinned = *new BufferPool(kMostPooledPinned, free_pinned);
   return device == Device::gpu ? gpu : pinned;
+}
+
+std::function<void()>& idle_elsewhere() {
+  static std::function<void()>& free_idle = *new std::function<void()>;
+  return free_idle;
 }
 
 cudaError_t allocate(Device device, std::size_t bytes, void** data) {
@@ -85,6 +91,7 @@ Buffer take_device_buffer(Device device, std::size_t bytes) {
   if (result == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // not an error of whatever is called next
     pool.clear();
+    if (device == Device::gpu && idle_elsewhere()) idle_elsewhere()();
     result = allocate(device, capacity, &data);
     if (result == cudaErrorMemoryAllocation) throw_no_memory(device, bytes);
   }
@@ -93,6 +100,10 @@ Buffer take_device_buffer(Device device, std::size_t bytes) {
 }
 
 void give_device_buffer(Device device, Buffer buffer) { pool_of(device).give(buffer); }
+
+void free_idle_buffers(Device device) { pool_of(device).clear(); }
+
+void on_gpu_memory_shortage(std::function<void()> free_idle) { idle_elsewhere() = std::move(free_idle); }
 
 void copy_bytes(void* to, const void* from, std::size_t bytes) {
   if (bytes == 0) return;

@@ -73,9 +73,9 @@ void with_type(DType type, Work work) {
 }
 
 template <bool kUndo>
-Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order) {
+Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSource* memory) {
   const auto n = static_cast<std::int64_t>(order.size());
-  Tensor out(rows.dtype(), n, rows.cols(), Device::gpu);
+  Tensor out(rows.dtype(), n, rows.cols(), Device::gpu, memory);
   if (n == 0) return out;
   const auto launch = [&]<typename Word>(const Word* from, Word* to) {
     permute_kernel<Word, kUndo><<<static_cast<unsigned>(n), kThreads, 0, compute_stream().handle()>>>(
@@ -115,8 +115,8 @@ Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
   return y;
 }
 
-Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out) {
-  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu);
+Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out, BufferSource* memory) {
+  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu, memory);
   if (rows.rows() == 0) return rows;
   with_type(out, [&]<typename T>(T*) {
     gather_slots_kernel<<<static_cast<unsigned>(rows.rows()), kThreads, 0, compute_stream().handle()>>>(
@@ -126,9 +126,11 @@ Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int to
   return rows;
 }
 
-Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute<false>(rows, order); }
+Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute<false>(rows, order, nullptr); }
 
-Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute<true>(rows, order); }
+Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSource* memory) {
+  return permute<true>(rows, order, memory);
+}
 
 void add_rows(Tensor& x, TensorView rows) {
   const std::int64_t n = x.rows() * x.cols();

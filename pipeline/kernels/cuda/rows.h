@@ -14,14 +14,15 @@ Tensor embed(TensorView table, const DeviceArray<std::uint32_t>& tokens, float s
 /// x [n, d] f32 / sqrt(mean(x^2) + epsilon) * weight [1, d] f32 -> [n, d] of type `out`.
 Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out);
 
-/// Row i is h[slots[i] / top_k], converted to `out`: h [n, d] f32, slots [m] -> [m, d].
-Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out);
+/// Row i is h[slots[i] / top_k], converted to `out`: h [n, d] f32, slots [m] -> [m, d], in memory of that source.
+Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out,
+                    BufferSource* memory = nullptr);
 
 /// Row i is rows[order[i]].
 Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order);
 
-/// Row order[i] is rows[i]: undoes gather. order is a permutation.
-Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order);
+/// Row order[i] is rows[i], in memory of that source: undoes gather. order is a permutation.
+Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSource* memory = nullptr);
 
 /// x [n, d] f32 += rows [n, d] f32.
 void add_rows(Tensor& x, TensorView rows);

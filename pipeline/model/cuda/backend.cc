@@ -205,17 +205,17 @@ bool is_identity(std::span<const std::int32_t> order) {
 
 class GpuRows : public PlannedRows {
  public:
-  GpuRows(const ExchangePlan& plan, int top_k, DType type)
-      : plan_(plan), pack_order_(plan.pack_order()), top_k_(top_k), type_(type) {
+  GpuRows(const ExchangePlan& plan, int top_k, DType type, BufferSource* to_send)
+      : plan_(plan), pack_order_(plan.pack_order()), top_k_(top_k), type_(type), to_send_(to_send) {
     if (!is_identity(plan.group_order())) group_order_.emplace(plan.group_order());
   }
 
-  Tensor pack(TensorView h) const override { return gpu::gather_slots(h, pack_order_, top_k_, type_); }
+  Tensor pack(TensorView h) const override { return gpu::gather_slots(h, pack_order_, top_k_, type_, to_send_); }
   Tensor group(Tensor arrived) const override {
     return group_order_ ? gpu::gather(arrived, *group_order_) : std::move(arrived);
   }
   Tensor ungroup(Tensor grouped) const override {
-    return group_order_ ? gpu::scatter(grouped, *group_order_) : std::move(grouped);
+    return group_order_ ? gpu::scatter(grouped, *group_order_, to_send_) : std::move(grouped);
   }
   std::span<const std::int32_t> counts() const override { return plan_.rows_per_expert(); }
   void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
@@ -230,6 +230,7 @@ class GpuRows : public PlannedRows {
   std::optional<DeviceArray<std::int32_t>> group_order_;  // none: rows are in order
   int top_k_;
   DType type_;
+  BufferSource* to_send_;
 };
 
 /// When the compute stream has come to where the caller was.
@@ -306,8 +307,8 @@ class GpuBackend : public Backend {
   std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) override {
     return std::make_unique<GpuAttention>(batch, cache, shape_, angles_, type_);
   }
-  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k) const override {
-    return std::make_unique<GpuRows>(plan, top_k, type_);
+  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k, BufferSource* to_send) const override {
+    return std::make_unique<GpuRows>(plan, top_k, type_, to_send);
   }
   std::unique_ptr<LapClock> make_clock() const override { return std::make_unique<GpuClock>(); }
 

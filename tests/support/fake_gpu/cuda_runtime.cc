@@ -121,6 +121,10 @@ class Memory {
       lose_device(cudaErrorIllegalAddress);
       return cudaErrorIllegalAddress;  // and stays, as the work would write into what others own by then
     }
+    if (std::ranges::any_of(registered_, [&](const Range& range) { return overlap(range, freed); })) {
+      complain("memory is freed while NCCL has it registered");
+      return cudaErrorInvalidValue;
+    }
     if (kind == Kind::device) device_bytes_ -= piece->second.bytes;
     pieces_.erase(piece);
     std::free(data);
@@ -159,6 +163,30 @@ class Memory {
     }
   }
 
+  bool is_touched(Range range) {
+    const std::lock_guard lock(mutex_);
+    return std::ranges::any_of(pending_, [&](const Range& other) { return overlap(range, other); });
+  }
+
+  void set_registered(Range range, bool registered) {
+    const std::lock_guard lock(mutex_);
+    if (registered) {
+      registered_.push_back(range);
+    } else {
+      registered_.erase(std::ranges::find(registered_, range.begin, &Range::begin));
+    }
+  }
+
+  /// Whether all of it lies in one registered range.
+  bool is_registered(Range range) {
+    const std::lock_guard lock(mutex_);
+    const auto* begin = static_cast<const std::byte*>(range.begin);
+    return std::ranges::any_of(registered_, [&](const Range& whole) {
+      const auto* first = static_cast<const std::byte*>(whole.begin);
+      return first <= begin && begin + range.bytes <= first + whole.bytes;
+    });
+  }
+
   std::size_t free_bytes() {
     const std::lock_guard lock(mutex_);
     return kDeviceBytes - device_bytes_;
@@ -167,7 +195,7 @@ class Memory {
  private:
   std::mutex mutex_;
   std::map<const std::byte*, Piece> pieces_;
-  std::vector<Range> pending_;
+  std::vector<Range> pending_, registered_;
   std::size_t device_bytes_ = 0;
 };
 
@@ -277,6 +305,9 @@ void launch(std::initializer_list<const void*> touched, std::function<void()> wo
 
 bool is_device_memory(Range range) { return memory().holds(range, Kind::device); }
 bool is_pinned_memory(Range range) { return memory().holds(range, Kind::pinned); }
+bool is_touched(Range range) { return memory().is_touched(range); }
+void set_registered(Range range, bool registered) { memory().set_registered(range, registered); }
+bool is_registered(Range range) { return memory().is_registered(range); }
 void lose_device(cudaError_t error) { lost = error; }
 void set_patience(std::chrono::milliseconds patience) { patience_ms = patience.count(); }
 std::chrono::milliseconds patience() { return std::chrono::milliseconds(patience_ms); }

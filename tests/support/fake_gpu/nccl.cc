@@ -6,6 +6,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -13,9 +14,9 @@
 
 #include "tests/support/fake_gpu/fake_gpu.h"
 
-/// Every message is a header {count, type} and the payload, both sent so that the sender waits for the receiver. A
-/// communicator spans all processes. Non-blocking ones put a group's work into its streams only when they are asked for
-/// their state, as late as NCCL may be.
+/// Every message is a header {count, type, registered} and the payload, both sent so that the sender waits for the
+/// receiver. A communicator spans all processes. Non-blocking ones put a group's work into its streams only when they
+/// are asked for their state, as late as NCCL may be.
 
 struct ncclComm {
   MPI_Comm mpi = MPI_COMM_NULL;
@@ -26,6 +27,7 @@ struct ncclComm {
   std::atomic<ncclResult_t> error = ncclSuccess;
   std::atomic<bool> aborted = false;
   std::atomic<int> running = 0;
+  std::map<void*, fake_gpu::Range> registered;  // by handle
 };
 
 namespace {
@@ -35,7 +37,7 @@ constexpr int kHeaderTag = 1;
 constexpr int kPayloadTag = 2;
 
 struct Header {
-  std::int64_t count, type;
+  std::int64_t count, type, registered;
 };
 
 struct Operation {
@@ -55,6 +57,8 @@ using Requests = std::vector<MPI_Request>;
 
 thread_local std::string last_error;
 thread_local int group_depth = 0;
+std::set<void*> allocated;                            // by ncclMemAlloc
+std::int64_t registrations = 0;                       // also the next one's handle
 thread_local ncclResult_t group_error = ncclSuccess;  // of a call in it: none of it is done then
 thread_local std::map<std::pair<ncclComm*, cudaStream_t>, std::vector<Operation>> group;
 
@@ -136,6 +140,10 @@ void execute(ncclComm& comm, std::vector<Operation>& operations) {
       fail(comm, ncclInvalidUsage, operation.text() + ", which sends " + std::to_string(operation.theirs.count));
       return;
     }
+    if (operation.theirs.registered != operation.mine.registered) {
+      fail(comm, ncclInvalidUsage, operation.text() + ": only one side's memory is registered");
+      return;
+    }
   }
   wait_for_peers(start(comm, operations, kPayloadTag));
 }
@@ -168,7 +176,7 @@ ncclResult_t add(ncclComm* comm, cudaStream_t stream, const Operation& operation
 Operation operation(bool is_send, void* data, std::size_t count, ncclDataType_t type, int peer) {
   return {.is_send = is_send,
           .data = static_cast<std::byte*>(data),
-          .mine = {static_cast<std::int64_t>(count), type},
+          .mine = {static_cast<std::int64_t>(count), type, fake_gpu::is_registered({data, count * width_of(type)})},
           .theirs = {},
           .bytes = count * width_of(type),
           .peer = peer};
@@ -180,6 +188,8 @@ void settle(ncclComm* comm) {
 }
 
 }  // namespace
+
+int fake_gpu::count_registrations() { return static_cast<int>(registrations); }
 
 extern "C" {
 
@@ -236,7 +246,39 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   return comm->blocking ? ncclSuccess : ncclInProgress;
 }
 
+ncclResult_t ncclMemAlloc(void** data, std::size_t bytes) {
+  if (cudaMalloc(data, bytes) != cudaSuccess) return ncclUnhandledCudaError;
+  allocated.insert(*data);
+  return ncclSuccess;
+}
+
+ncclResult_t ncclMemFree(void* data) {
+  if (allocated.erase(data) == 0) return refuse(ncclInvalidArgument, "memory that ncclMemAlloc did not give is freed");
+  return cudaFree(data) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+}
+
+ncclResult_t ncclCommRegister(const ncclComm_t comm, void* data, std::size_t bytes, void** handle) {
+  if (!fake_gpu::is_device_memory({data, bytes}))
+    return refuse(ncclInvalidArgument, "what is registered is not device memory of that size");
+  if (allocated.count(data) == 0) return refuse(ncclInvalidUsage, "what is registered is not ncclMemAlloc's");
+  *handle = reinterpret_cast<void*>(++registrations);
+  comm->registered[*handle] = {data, bytes};
+  fake_gpu::set_registered({data, bytes}, true);
+  return ncclSuccess;
+}
+
+ncclResult_t ncclCommDeregister(const ncclComm_t comm, void* handle) {
+  const auto found = comm->registered.find(handle);
+  if (found == comm->registered.end()) return refuse(ncclInvalidUsage, "what is deregistered is not registered");
+  if (fake_gpu::is_touched(found->second))
+    return refuse(ncclInvalidUsage, "memory is deregistered while work that touches it is pending");
+  fake_gpu::set_registered(found->second, false);
+  comm->registered.erase(found);
+  return ncclSuccess;
+}
+
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
+  if (!comm->registered.empty()) fake_gpu::complain("a communicator ends with memory registered");
   while (comm->running > 0) std::this_thread::yield();
   MPI_Comm_free(&comm->mpi);
   delete comm;

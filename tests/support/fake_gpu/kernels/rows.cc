@@ -21,9 +21,9 @@ void with_type(DType type, Work work) {
   }
 }
 
-Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order, bool undo) {
+Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order, bool undo, BufferSource* memory) {
   const auto n = static_cast<std::int64_t>(order.size());
-  Tensor out(rows.dtype(), n, rows.cols(), Device::gpu);
+  Tensor out(rows.dtype(), n, rows.cols(), Device::gpu, memory);
   const auto bytes = static_cast<std::size_t>(rows.row_bytes());
   fake_gpu::launch({rows.bytes(), order.data(), out.bytes()},
                    [=, from = rows.bytes(), order = order.data(), to = out.bytes()] {
@@ -62,8 +62,8 @@ Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
   return y;
 }
 
-Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out) {
-  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu);
+Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out, BufferSource* memory) {
+  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu, memory);
   with_type(out, [&]<typename T>(T*) {
     fake_gpu::launch({h.bytes(), slots.data(), rows.bytes()}, [=, h = h.data<float>(), slots = slots.data(),
                                                                to = rows.data<T>(), n = rows.rows(), d = h.cols()] {
@@ -74,9 +74,11 @@ Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int to
   return rows;
 }
 
-Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute(rows, order, false); }
+Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute(rows, order, false, nullptr); }
 
-Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order) { return permute(rows, order, true); }
+Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSource* memory) {
+  return permute(rows, order, true, memory);
+}
 
 void add_rows(Tensor& x, TensorView rows) {
   fake_gpu::launch({rows.bytes(), x.bytes()},
