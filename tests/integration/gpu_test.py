@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import h5py
@@ -142,6 +145,30 @@ class Gpu(support.TestCase):
                 self.assertEqual(stats["cost/joules_tokens"][:].tolist(), [0, tokens])
                 self.assertAlmostEqual(stats["cost/joules_per_token"][1], expected / tokens, places=9)
         self.assertEqual(float((self.folder / "csv" / "cost_joules.csv").read_text().splitlines()[2].split(",")[-1]), expected)
+
+    def test_a_run_that_goes_on_where_energy_is_counted(self):
+        with self.corpus.open("w") as file:
+            for i in range(120):
+                file.write(json.dumps({"id": f"d{i}", "tokens": [i % 160] * 60}) + "\n")
+        out = self.folder / "on"
+        words = ("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", out, "--context", 32, "--batch-tokens", 64, "--block-tokens", 200,
+                 "--commit-seconds", 0)
+        process = subprocess.Popen(support.command(*words, env=self.counting("no_such_folder")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        manifest = out / "manifest.jsonl"
+        while process.poll() is None and not (manifest.exists() and manifest.read_text().count("\n") > 2):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        self.assertEqual(process.wait(timeout=60), 85)
+        before = manifest.read_text().splitlines()
+        self.switchyard(*words, env=self.counting(), timeout=300)
+        expected = self.joules_by_gpu()["0000:00:00.0"]
+        with h5py.File(out / "routing.h5") as file, h5py.File(out / "stats.h5") as stats:
+            self.assertGreater(len(expected), 2)
+            np.testing.assert_allclose(file["dispatch/joules"][:, 0], np.concatenate([np.full(len(before), np.nan), expected]), rtol=1e-12)  # a segment is a block
+            tokens = 7200 - sum(json.loads(line)["tokens"] for line in before)
+            self.assertEqual(stats["cost/tokens"][0], 7200)
+            self.assertEqual(stats["cost/joules_tokens"][0], tokens)
+            self.assertAlmostEqual(stats["cost/joules_per_token"][0], expected.sum() / tokens, places=9)
 
     def test_answers_are_those_of_the_cpu(self):
         options = ("--generate", 6, "--generate-batch", 4)
