@@ -32,9 +32,9 @@ double phase_total(const Cost& cost) {
   return std::accumulate(cost.phase_seconds.begin(), cost.phase_seconds.end(), 0.0);
 }
 
-/// J, NaN where no block's energy was counted.
-double known_joules(const Cost& cost) {
-  return cost.joules_tokens > 0 ? cost.joules : std::numeric_limits<double>::quiet_NaN();
+/// A figure of energy, NaN where no block's was counted.
+double if_counted(const Cost& cost, double figure) {
+  return cost.joules_tokens > 0 ? figure : std::numeric_limits<double>::quiet_NaN();
 }
 
 /// Tokens of each block that has a row in the tables by block.
@@ -58,9 +58,12 @@ void add_energy(Cost& cost, DispatchValues& dispatch) {
   for (std::size_t b = 0; b < tokens.size(); ++b) {
     const auto of_ranks = std::span(joules).subspan(b * n_ranks, n_ranks);
     const double of_block = std::accumulate(of_ranks.begin(), of_ranks.end(), 0.0);
-    if (std::isnan(of_block)) continue;
+    if (std::isnan(of_block) || tokens[b] == 0) continue;
     cost.joules += of_block;
     cost.joules_tokens += tokens[b];
+    const double per_token = of_block / static_cast<double>(tokens[b]);
+    cost.block_joules_low = std::min(cost.block_joules_low, per_token);
+    cost.block_joules_high = std::max(cost.block_joules_high, per_token);
   }
 }
 
@@ -94,6 +97,8 @@ void Cost::reduce_to_root(const Communicator& comm) {
   for (const Sum& sum : kSums) this->*sum.member = comm.sum(this->*sum.member);
   joules = comm.sum(joules);
   joules_tokens = static_cast<std::uint64_t>(comm.sum(static_cast<std::int64_t>(joules_tokens)));
+  block_joules_low = -comm.max(-block_joules_low);
+  block_joules_high = comm.max(block_joules_high);
   for (double& s : phase_seconds) s = comm.sum(s);
 }
 
@@ -126,12 +131,17 @@ std::vector<Table> cost_tables(const std::vector<const Cost*>& datasets, std::op
       [](const Cost& c) { return c.flops / static_cast<double>(c.tokens); });
   add("/cost/flops_per_second", "FLOP/s", "model FLOP per second", [](const Cost& c) { return c.flops / c.seconds; });
   if (std::ranges::any_of(datasets, [](const Cost* c) { return c->joules_tokens > 0; })) {
-    add("/cost/joules", "J", "energy of the ranks' GPUs, where all of them were counted", known_joules);
+    add("/cost/joules", "J", "energy of the ranks' GPUs, where all of them were counted",
+        [](const Cost& c) { return if_counted(c, c.joules); });
     add("/cost/joules_tokens", "1", "tokens routed meanwhile", [](const Cost& c) { return c.joules_tokens; });
     add("/cost/joules_per_token", "J", "energy per token",
-        [](const Cost& c) { return known_joules(c) / static_cast<double>(c.joules_tokens); });
+        [](const Cost& c) { return if_counted(c, c.joules / static_cast<double>(c.joules_tokens)); });
+    add("/cost/joules_per_token_low", "J", "energy per token of the block that took least",
+        [](const Cost& c) { return if_counted(c, c.block_joules_low); });
+    add("/cost/joules_per_token_high", "J", "energy per token of the block that took most",
+        [](const Cost& c) { return if_counted(c, c.block_joules_high); });
     add_phases("/cost/phase_joules_estimate", "J", "energy by phase, if all phases took the same power: an estimate",
-               [](const Cost& c, double s) { return known_joules(c) * (s / phase_total(c)); });
+               [](const Cost& c, double s) { return if_counted(c, c.joules * s / phase_total(c)); });
   }
   if (!peak_flops) return tables;
   add("/cost/peak_flops", "FLOP/s", "peak of a rank, as given", [&](const Cost&) { return *peak_flops; });
@@ -151,9 +161,14 @@ std::vector<Cost> from_cost_tables(const TableIndex& tables, std::size_t n_datas
   if (tables.find("/cost/joules") != nullptr) {
     const auto& joules = tables.values<double>("/cost/joules", n_datasets);
     const auto& counted = tables.values<std::uint64_t>("/cost/joules_tokens", n_datasets);
+    const auto& low = tables.values<double>("/cost/joules_per_token_low", n_datasets);
+    const auto& high = tables.values<double>("/cost/joules_per_token_high", n_datasets);
     for (std::size_t d = 0; d < n_datasets; ++d) {
+      if (counted[d] == 0) continue;
+      datasets[d].joules = joules[d];
       datasets[d].joules_tokens = counted[d];
-      if (counted[d] > 0) datasets[d].joules = joules[d];
+      datasets[d].block_joules_low = low[d];
+      datasets[d].block_joules_high = high[d];
     }
   }
   const auto& phases = tables.values<double>("/cost/phase_seconds", n_datasets * kPhases);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -22,6 +23,9 @@ struct Cost {
   PhaseSeconds phase_seconds = {};  // of all ranks
   double joules = 0;                // of all ranks' GPUs, in the blocks where all of them were counted
   std::uint64_t joules_tokens = 0;  // tokens of those blocks
+  // Of these blocks, the least and the most J per token.
+  double block_joules_low = std::numeric_limits<double>::infinity();
+  double block_joules_high = 0;
 
   /// Adds a segment's /dispatch.
   void add(DispatchValues& dispatch);

@@ -91,6 +91,10 @@ class Gpu(support.TestCase):
             self.assertAlmostEqual(stats["cost/joules"][0], expected.sum(), places=9)
             self.assertEqual(stats["cost/joules_tokens"][0], tokens)
             self.assertAlmostEqual(stats["cost/joules_per_token"][0], expected.sum() / tokens, places=9)
+            step_block, step_tokens = file["dispatch/block"][:], file["dispatch/step_tokens"][:].sum(1)
+            by_block = [j / step_tokens[step_block == b].sum() for j, b in zip(expected.sum(1), file["dispatch/traffic_block"][:], strict=True)]
+            self.assertAlmostEqual(stats["cost/joules_per_token_low"][0], min(by_block), places=9)
+            self.assertAlmostEqual(stats["cost/joules_per_token_high"][0], max(by_block), places=9)
             np.testing.assert_allclose(stats["cost/phase_joules_estimate"][0], expected.sum() * stats["cost/phase_share"][0], rtol=1e-9)
         self.assertIn(f", {expected.sum() / tokens:.4g} J/token ({expected.sum():.4g} J of GPUs); ", done.stdout)
         self.assertNotIn("energy", done.stderr)
@@ -161,6 +165,7 @@ class Gpu(support.TestCase):
         self.assertEqual(process.wait(timeout=60), 85)
         before = manifest.read_text().splitlines()
         self.switchyard(*words, env=self.counting(), timeout=300)
+        self.switchyard("reduce", out, "-o", self.folder / "by_three.h5", ranks=3)
         expected = self.joules_by_gpu()["0000:00:00.0"]
         with h5py.File(out / "routing.h5") as file, h5py.File(out / "stats.h5") as stats:
             self.assertGreater(len(expected), 2)
@@ -169,6 +174,9 @@ class Gpu(support.TestCase):
             self.assertEqual(stats["cost/tokens"][0], 7200)
             self.assertEqual(stats["cost/joules_tokens"][0], tokens)
             self.assertAlmostEqual(stats["cost/joules_per_token"][0], expected.sum() / tokens, places=9)
+            with h5py.File(self.folder / "by_three.h5") as reduced:
+                for name in [n for n in stats["cost"] if "joules" in n]:
+                    np.testing.assert_allclose(reduced["cost"][name], stats["cost"][name], rtol=1e-12, err_msg=name)
 
     def test_answers_are_those_of_the_cpu(self):
         options = ("--generate", 6, "--generate-batch", 4)

@@ -505,7 +505,8 @@ class Report(support.TestCase):
         page = self.folder / "report.html"
         with h5py.File(out / "stats.h5", "r+") as stats:  # as if the second corpus had been routed where GPUs count
             tokens = stats["cost/tokens"][1]
-            for name, values in (("joules", np.array([np.nan, 12345.5])), ("joules_tokens", np.array([0, tokens], np.uint64))):
+            for name, values in (("joules", np.array([np.nan, 12345.5])), ("joules_tokens", np.array([0, tokens], np.uint64)),
+                                 ("joules_per_token_low", np.array([np.nan, 0.125])), ("joules_per_token_high", np.array([np.nan, 7.5]))):
                 stats["cost"].create_dataset(name, data=values).dims[0].attach_scale(stats["cost/tokens"].dims[0][0])
             share = stats["cost/phase_share"][1]
         self.switchyard("report", out / "stats.h5", "-o", page)
@@ -514,7 +515,7 @@ class Report(support.TestCase):
         self.assertNotIn("J a token", self.browser.evaluate(section))
         self.assertEqual({row["joules_estimate"] for row in self.csv("ranks-seconds")}, {""})
         self.choose("ranks-seconds", "Dataset", "1")
-        self.assertIn(f"Their GPUs took 12350 J, {float(f'{12345.5 / tokens:.3g}')} J a token.", self.browser.evaluate(section))
+        self.assertIn(f"Their GPUs took 12350 J, {float(f'{12345.5 / tokens:.3g}')} J a token (blocks: 0.125 to 7.5).", self.browser.evaluate(section))
         self.assertIn("as if waiting took as much power", self.browser.evaluate(section))
         np.testing.assert_allclose([float(row["joules_estimate"]) for row in self.csv("ranks-seconds")], 12345.5 * share, rtol=1e-5)
         self.assert_figures_answer(["ranks-seconds"])

@@ -186,6 +186,10 @@ TEST(Cost, EnergyIsOfBlocksWhoseGpusWereAllCounted) {
   EXPECT_EQ(value_at(tables, "/cost/joules", 1), 62);
   EXPECT_TRUE(std::isnan(value_at(tables, "/cost/joules_per_token", 0)));
   EXPECT_DOUBLE_EQ(value_at(tables, "/cost/joules_per_token", 1), 62.0 / 24);
+  EXPECT_DOUBLE_EQ(value_at(tables, "/cost/joules_per_token_low", 1), 20.0 / 8);
+  EXPECT_DOUBLE_EQ(value_at(tables, "/cost/joules_per_token_high", 1), 42.0 / 16);
+  for (const char* bound : {"/cost/joules_per_token_low", "/cost/joules_per_token_high"})
+    EXPECT_TRUE(std::isnan(value_at(tables, bound, 0)));
   // 8 s of experts and of 4 s of recording.
   EXPECT_DOUBLE_EQ(value_at(tables, "/cost/phase_joules_estimate", kPhases + static_cast<std::size_t>(Phase::experts)),
                    62.0 * 8 / 12);
@@ -194,6 +198,8 @@ TEST(Cost, EnergyIsOfBlocksWhoseGpusWereAllCounted) {
   EXPECT_EQ(again[0].joules, 0);
   EXPECT_EQ(again[1].joules_tokens, 24U);
   EXPECT_EQ(again[1].joules, 62);
+  EXPECT_EQ(again[1].block_joules_low, cost.block_joules_low);
+  EXPECT_EQ(again[1].block_joules_high, cost.block_joules_high);
   for (const Table& table : cost_tables({&unknown_cost}, std::nullopt))
     EXPECT_EQ(table.path.find("joules"), std::string::npos) << table.path;
 }

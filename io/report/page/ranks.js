@@ -21,7 +21,7 @@ function ranksSection(section) {
     const one = path => rowOf(path, state.dataset)[0], local = sum(rowOf("/ranks/local_slots", state.dataset)), remote = sum(rowOf("/ranks/remote_slots", state.dataset));
     cost.textContent = whole(one("/ranks/steps")) + " steps. " + percent(remote / (local + remote)) + " of slots went to another rank, " + figureText(sum(rowOf("/ranks/remote_bytes", state.dataset)) / 1e6, 3) + " MB one way. Stragglers in the expert phase cost " +
       figureText(one("/ranks/straggler_seconds"), 3) + " s, " + percent(one("/ranks/straggler_share")) + " of the run's " + figureText(one("/ranks/step_seconds"), 3) + " s." +
-      (energyIsKnown() ? " Their GPUs took " + figureText(one("/cost/joules"), 4) + " J, " + figureText(one("/cost/joules_per_token"), 3) + " J a token." : "");
+      (energyIsKnown() ? " Their GPUs took " + figureText(one("/cost/joules"), 4) + " J, " + figureText(one("/cost/joules_per_token"), 3) + " J a token (blocks: " + figureText(one("/cost/joules_per_token_low"), 3) + " to " + figureText(one("/cost/joules_per_token_high"), 3) + ")." : "");
   };
   redraw.push(describe);
   redraw.push(figure(grid, {id: "ranks-load", title: "Load of each rank over the corpus", note: "Slots that a rank's experts took over the ranks' mean; 1 is even.", columns: ["bin", "rank", "slots"],
