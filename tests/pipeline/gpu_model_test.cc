@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "parallel/device/device_memory.h"
 #include "parallel/device/gpu.h"
 #include "parallel/error.h"
+#include "pipeline/model/backend.h"
 #include "pipeline/model/model.h"
 #include "pipeline/synth.h"
 #include "tests/support/error_text.h"
@@ -237,6 +239,53 @@ TEST(GpuModelTest, WhatRunsOnTheCpuAloneSaysSo) {
   OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);
   EXPECT_THAT(testing::error_text([&] { static_cast<void>(one.model().local_experts(0)); }),
               HasSubstr("use --device cpu"));
+}
+
+/// GPU memory that knows what was taken of it.
+class CountedMemory : public BufferSource {
+ public:
+  Buffer take(std::size_t bytes) override {
+    bytes_taken.push_back(bytes);
+    return take_device_buffer(Device::gpu, bytes);
+  }
+  void give(Buffer buffer) override {
+    ++given;
+    give_device_buffer(Device::gpu, buffer);
+  }
+
+  std::vector<std::size_t> bytes_taken;
+  int given = 0;
+};
+
+TEST(GpuModelTest, RowsToSendLieWhereTheTransportWantsThem) {
+  if (!is_alone()) GTEST_SKIP();
+  ModelConfig config;
+  config.d_model = 8;
+  config.n_heads = config.n_kv_heads = config.n_layers = 1;
+  config.head_dim = 8;
+  config.d_ff = 8;
+  config.top_k = 1;
+  const auto backend = make_gpu_backend(config, DType::f32);
+  // Rank 0 of two, which holds two of four experts: each rank sends it one row for each.
+  const auto placement = ExpertPlacement::contiguous(1, 4, 2).layer(0);
+  const std::vector<std::int32_t> ids = {3, 0, 1, 2};
+  const std::vector<std::int32_t> arriving = {1, 1, 1, 1};
+  const ExchangePlan plan({ids, 1}, placement, 0, arriving);
+  CountedMemory memory;
+  {
+    const auto rows = backend->make_rows(plan, 1, &memory);
+    Tensor h(DType::f32, 4, 8);
+    std::iota(h.data<float>(), h.data<float>() + 32, 0.0F);
+    const Tensor packed = rows->pack(copy_to(Device::gpu, h));
+    EXPECT_THAT(memory.bytes_taken, ::testing::ElementsAre(4 * 8 * 4));
+    Tensor grouped = rows->group(copy_to(Device::gpu, h));
+    EXPECT_EQ(memory.bytes_taken.size(), 1U);  // not sent
+    const Tensor back = rows->ungroup(std::move(grouped));
+    EXPECT_EQ(memory.bytes_taken.size(), 2U);
+    EXPECT_EQ(std::memcmp(copy_to(Device::cpu, back).bytes(), h.bytes(), 4 * 8 * 4), 0);
+    EXPECT_EQ(memory.given, 0);
+  }
+  EXPECT_EQ(memory.given, 2);
 }
 
 class GpuModelRanks : public ::testing::TestWithParam<RanksCase> {};
