@@ -87,6 +87,11 @@ class Tensor {
   DType dtype() const { return type_; }
   Device device() const { return device_; }
   std::int64_t row_bytes() const { return cols_ * size_of(type_); }
+  /// Forgets the rows from n on.
+  void keep_rows(std::int64_t n) {
+    assert(n <= rows_);
+    rows_ = n;
+  }
   std::byte* bytes() { return data_; }
   const std::byte* bytes() const { return data_; }
   template <typename T>

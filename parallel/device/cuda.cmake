@@ -1,4 +1,5 @@
-# CUDA and NCCL, where they are found: targets switchyard_cuda and switchyard_nccl. A missing target means that stubs are built in their place.
+# CUDA, NCCL and cuDNN, where they are found: targets switchyard_cuda, switchyard_nccl and switchyard_cudnn. A missing target means that stubs are
+# built in their place.
 #   SWITCHYARD_CUDA  AUTO: what is there; ON: an error where the compiler is missing; OFF: neither looked for nor used
 #   SWITCHYARD_PYPI  a folder of `pip install --target`, whose headers and libraries are taken before the system's
 set(SWITCHYARD_CUDA AUTO CACHE STRING "AUTO, ON or OFF")
@@ -44,6 +45,26 @@ if(TARGET switchyard_cuda)
   endif()
 endif()
 
+# cuDNN: headers alone, its own and those of cudnn_frontend, of a version that was tried; the library is opened when a program asks for it.
+if(TARGET switchyard_cuda)
+  find_path(CUDNN_INCLUDE_DIR cudnn.h HINTS ${SWITCHYARD_PYPI}/nvidia/cudnn ${CUDAToolkit_INCLUDE_DIRS} PATH_SUFFIXES include)
+  find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend_version.h HINTS ${SWITCHYARD_PYPI} PATH_SUFFIXES include)
+  set(cudnn_frontend_version 0)
+  if(CUDNN_FRONTEND_INCLUDE_DIR)
+    file(STRINGS ${CUDNN_FRONTEND_INCLUDE_DIR}/cudnn_frontend_version.h lines REGEX "define CUDNN_FRONTEND_(MAJOR|MINOR)_VERSION")
+    string(REGEX REPLACE "[^0-9;]" "" cudnn_frontend_version "${lines}")
+    list(JOIN cudnn_frontend_version "." cudnn_frontend_version)
+  endif()
+  if(CUDNN_INCLUDE_DIR AND cudnn_frontend_version VERSION_GREATER_EQUAL 1.32)
+    add_library(switchyard_cudnn INTERFACE)
+    target_include_directories(switchyard_cudnn SYSTEM INTERFACE ${CUDNN_FRONTEND_INCLUDE_DIR} ${CUDNN_INCLUDE_DIR})
+    target_compile_definitions(switchyard_cudnn INTERFACE NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING CUDNN_FRONTEND_SKIP_JSON_LIB)
+    target_link_libraries(switchyard_cudnn INTERFACE switchyard_cuda ${CMAKE_DL_LIBS})
+  else()
+    message(STATUS "no headers of cuDNN and of cudnn_frontend 1.32 or newer: GPUs attend by our own kernel")
+  endif()
+endif()
+
 # Which sources of a floor are not built here: those that need CUDA or NCCL where it is missing, else the stubs that stand in for them.
 if(TARGET switchyard_cuda)
   set(SWITCHYARD_ABSENT_SOURCES "gpu_stub\\.cc$")
@@ -54,4 +75,9 @@ if(TARGET switchyard_nccl)
   string(APPEND SWITCHYARD_ABSENT_SOURCES "|nccl_stub\\.cc$")
 else()
   string(APPEND SWITCHYARD_ABSENT_SOURCES "|/nccl/|_nccl\\.cc$")
+endif()
+if(TARGET switchyard_cudnn)
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|cudnn_graph_stub\\.cc$")
+else()
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|cudnn_graph\\.cc$")
 endif()

@@ -33,8 +33,8 @@ void upload(void* to, const void* from, std::size_t bytes);
 /// Begins a copy in a stream, between GPU memory and pinned memory. Both live until it is done.
 void copy_in(const Stream& stream, void* to, const void* from, std::size_t bytes);
 
-/// Makes f32 or bf16 numbers 0, in the compute stream.
-void clear(Tensor& tensor);
+/// Makes the numbers of rows from `first` on 0, in the compute stream.
+void clear(Tensor& tensor, std::int64_t first = 0);
 
 /// A copy of a matrix on another device, or on the same. Of its devices at least one is not the CPU. Comes after what
 /// the compute stream does to `from`, and blocks until it is whole.

@@ -9,6 +9,7 @@
 #include "parallel/exchange_plan.h"
 #include "parallel/tensor.h"
 #include "pipeline/kernels/gated_ffn.h"
+#include "pipeline/model/attention_kernel.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/checkpoint_tensors.h"
 #include "pipeline/model/kv_cache.h"
@@ -148,7 +149,9 @@ class Backend {
 
 /// Throws Error when this CPU cannot multiply the type.
 std::unique_ptr<Backend> make_cpu_backend(const ModelConfig& config, DType type);
-/// For the GPU of this process (use_gpu). Throws Error in a build without CUDA.
-std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type);
+/// For the GPU of this process (use_gpu). attention, context: as in ModelOptions. Throws Error in a build without CUDA,
+/// and with its reason where cuDNN is to attend and cannot.
+std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type, AttentionKernel attention,
+                                          std::int64_t context);
 
 }  // namespace switchyard

@@ -10,6 +10,7 @@
 #include "parallel/expert_placement.h"
 #include "parallel/expert_transport.h"
 #include "pipeline/kernels/gated_ffn.h"
+#include "pipeline/model/attention_kernel.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/expert_moves.h"
 #include "pipeline/model/kv_cache.h"
@@ -25,6 +26,8 @@ enum class Precision : std::uint8_t { bf16, f32 };
 struct ModelOptions {
   Precision precision = Precision::bf16;
   Device device = Device::cpu;  // or gpu: that of this process (use_gpu)
+  AttentionKernel attention = AttentionKernel::own;
+  std::int64_t context = 0;  // tokens of the longest windows, if that is known
 };
 
 /// Memory a rank needs, of its device, from the checkpoint's shapes alone (for --dry-run and the start-up table).

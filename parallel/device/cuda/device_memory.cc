@@ -119,9 +119,10 @@ void copy_in(const Stream& stream, void* to, const void* from, std::size_t bytes
   if (bytes > 0) SWITCHYARD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream.handle()));
 }
 
-void clear(Tensor& tensor) {
-  const auto bytes = static_cast<std::size_t>(tensor.rows() * tensor.row_bytes());
-  if (bytes > 0) SWITCHYARD_CUDA(cudaMemsetAsync(tensor.bytes(), 0, bytes, compute_stream().handle()));
+void clear(Tensor& tensor, std::int64_t first) {
+  std::byte* begin = tensor.bytes() + first * tensor.row_bytes();
+  const auto bytes = static_cast<std::size_t>((tensor.rows() - first) * tensor.row_bytes());
+  if (bytes > 0) SWITCHYARD_CUDA(cudaMemsetAsync(begin, 0, bytes, compute_stream().handle()));
 }
 
 Tensor copy_to(Device device, TensorView from) {

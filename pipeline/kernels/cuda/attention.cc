@@ -98,9 +98,10 @@ DeviceRope copy_rope(RopeTable& table, std::int64_t positions, int head_dim) {
 }
 
 Tensor split_heads(TensorView qkv, const DeviceWindows& windows, const AttentionShape& shape, const DeviceRope& rope,
-                   Tensor& k, Tensor& v) {
-  Tensor q(k.dtype(), qkv.rows(), static_cast<std::int64_t>(shape.n_heads) * shape.head_dim, Device::gpu);
-  if (q.rows() == 0) return q;
+                   Tensor& k, Tensor& v, std::int64_t spare_rows) {
+  const std::int64_t columns = static_cast<std::int64_t>(shape.n_heads) * shape.head_dim;
+  Tensor q(k.dtype(), qkv.rows() + spare_rows, columns, Device::gpu);
+  if (qkv.rows() == 0) return q;
   q.dtype() == DType::bf16 ? split<Bf16>(qkv, windows, shape, rope, q, k, v)
                            : split<float>(qkv, windows, shape, rope, q, k, v);
   return q;

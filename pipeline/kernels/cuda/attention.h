@@ -42,10 +42,10 @@ struct DeviceRope {
 DeviceRope copy_rope(RopeTable& table, std::int64_t positions, int head_dim);
 
 /// qkv: [n, all query heads | all key heads | all value heads] f32 -> queries [n, n_heads * head_dim] of k's type,
-/// rotated. Keys, rotated, and values go to rows windows.key_row of k and v [at least as many, n_kv_heads * head_dim].
-/// rope has the windows' positions.
+/// rotated, with spare_rows more behind them. Keys, rotated, and values go to rows windows.key_row of k and v [at least
+/// as many, n_kv_heads * head_dim]. rope has the windows' positions.
 Tensor split_heads(TensorView qkv, const DeviceWindows& windows, const AttentionShape& shape, const DeviceRope& rope,
-                   Tensor& k, Tensor& v);
+                   Tensor& k, Tensor& v, std::int64_t spare_rows = 0);
 
 /// softmax(cap(scale * q k^T)) v, causal, within windows -> [n, n_heads * head_dim] of the type of q. bf16 with heads
 /// of 64 or 128 on the matrix units, else plainly. A row's bits depend on its sequence alone. Throws Error for heads

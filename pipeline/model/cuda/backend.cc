@@ -11,6 +11,7 @@
 #include "parallel/error.h"
 #include "pipeline/kernels/cuda/activation.h"
 #include "pipeline/kernels/cuda/attention.h"
+#include "pipeline/kernels/cuda/fused_attention.h"
 #include "pipeline/kernels/cuda/gated_experts.h"
 #include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
@@ -162,6 +163,7 @@ class DeviceAngles {
   gpu::DeviceRope rope_;
 };
 
+/// Of any windows, by our own kernels.
 class GpuAttention : public BatchAttention {
  public:
   GpuAttention(const Batch& batch, KvCache* cache, const AttentionShape& shape, DeviceAngles& angles, DType type)
@@ -195,6 +197,35 @@ class GpuAttention : public BatchAttention {
   const AttentionShape& shape_;
   const gpu::DeviceRope& rope_;
   DType type_;
+};
+
+/// Of windows that see themselves alone, by cuDNN.
+class GpuFusedAttention : public BatchAttention {
+ public:
+  GpuFusedAttention(const Batch& batch, const gpu::FusedAttention& attention, const AttentionShape& shape,
+                    DeviceAngles& angles)
+      : windows_(batch.window_offsets),
+        packed_(gpu::lay_out(batch.window_offsets, shape)),
+        attention_(attention),
+        shape_(shape),
+        rope_(angles.of(windows_.positions)) {}
+
+  Tensor attend(TensorView qkv, int /*layer*/) override {
+    const std::int64_t columns = static_cast<std::int64_t>(shape_.n_kv_heads) * shape_.head_dim;
+    const std::int64_t n = qkv.rows();
+    Tensor k(DType::bf16, n + packed_.spare_rows, columns, Device::gpu);
+    Tensor v(DType::bf16, n + packed_.spare_rows, columns, Device::gpu);
+    Tensor q = gpu::split_heads(qkv, windows_, shape_, rope_, k, v, packed_.spare_rows);
+    for (Tensor* rows : {&q, &k, &v}) clear(*rows, n);
+    return attention_.attend(q, k, v, packed_);
+  }
+
+ private:
+  gpu::DeviceWindows windows_;
+  gpu::PackedWindows packed_;
+  const gpu::FusedAttention& attention_;
+  const AttentionShape& shape_;
+  const gpu::DeviceRope& rope_;
 };
 
 bool is_identity(std::span<const std::int32_t> order) {
@@ -259,8 +290,10 @@ class GpuClock : public LapClock {
 
 class GpuBackend : public Backend {
  public:
-  GpuBackend(const ModelConfig& config, DType type)
-      : config_(config), type_(type), shape_(config.attention_shape()), angles_(config) {}
+  GpuBackend(const ModelConfig& config, DType type, AttentionKernel attention, std::int64_t context)
+      : config_(config), type_(type), shape_(config.attention_shape()), angles_(config) {
+    if (attention == AttentionKernel::cudnn && type == DType::bf16) fused_attention_.emplace(shape_, context);
+  }
 
   Device device() const override { return Device::gpu; }
   DType type() const override { return type_; }
@@ -305,6 +338,8 @@ class GpuBackend : public Backend {
     return gpu::gather(x, DeviceArray<std::int32_t>(rows));
   }
   std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) override {
+    if (fused_attention_ && cache == nullptr && batch.n_tokens() > 0)
+      return std::make_unique<GpuFusedAttention>(batch, *fused_attention_, shape_, angles_);
     return std::make_unique<GpuAttention>(batch, cache, shape_, angles_, type_);
   }
   std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k, BufferSource* to_send) const override {
@@ -330,13 +365,15 @@ class GpuBackend : public Backend {
   DType type_;
   AttentionShape shape_;
   DeviceAngles angles_;
+  std::optional<gpu::FusedAttention> fused_attention_;
   gpu::WeightUploads uploads_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type) {
-  return std::make_unique<GpuBackend>(config, type);
+std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type, AttentionKernel attention,
+                                          std::int64_t context) {
+  return std::make_unique<GpuBackend>(config, type, attention, context);
 }
 
 }  // namespace switchyard

@@ -353,6 +353,10 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int device) {
   return device >= 0 && device < fake_gpu::count_devices() ? cudaSuccess : cudaErrorInvalidDevice;
 }
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;  // all are alike
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetPCIBusId(char* bus_id, int length, int device) {
   std::snprintf(bus_id, static_cast<std::size_t>(length), "0000:%02x:00.0", static_cast<unsigned>(device));
   return cudaSetDevice(device);
