@@ -130,8 +130,10 @@ int run_bench(const Arguments& arguments) {
   const ModelConfig config =
       ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string());
   const ModelFacts facts = config.facts("bench");
-  const ComputeDevice device = choose_device(parser, RunsOn::any_device, comm);
-  const ModelOptions options = {device.precision, device.device};
+  const auto context = parser.get<std::int64_t>("context");
+  ComputeDevice device = choose_device(parser, RunsOn::any_device, comm);
+  choose_attention(device, parser, config.attention_shape(), context, comm);
+  const ModelOptions options = {device.precision, device.device, device.attention, context};
   const ExpertPlacement placement = ExpertPlacement::contiguous(facts.n_moe_layers(), facts.n_experts, comm.size());
   const ModelMemory memory =
       Model::memory(config, placement, comm.rank(), options, parser.get<std::int64_t>("batch-tokens"));
@@ -141,7 +143,6 @@ int run_bench(const Arguments& arguments) {
   Model model(checkpoint, config, placement, comm, *transport, options);
   const double load_seconds = std::chrono::duration<double>(Clock::now() - load_start).count();
 
-  const auto context = parser.get<std::int64_t>("context");
   const Batch batch = random_batch(parser.get<std::int64_t>("batch-tokens"), context, config.vocabulary,
                                    static_cast<std::uint64_t>(comm.rank()) + 1);
   StepTokens step;

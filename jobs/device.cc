@@ -74,6 +74,13 @@ std::string parse_transport(const OptionParser& parser, const ComputeDevice& dev
   return text;
 }
 
+/// The first rank's reason why cuDNN cannot attend, if any has one; empty: it can.
+std::string why_no_rank_has_cudnn(const AttentionShape& heads, std::int64_t context, const Communicator& comm) {
+  const std::vector<std::string> reasons = comm.all_gather(why_not_cudnn(heads, context).value_or(""));
+  const auto found = std::ranges::find_if(reasons, [](const std::string& reason) { return !reason.empty(); });
+  return found == reasons.end() ? std::string() : *found;
+}
+
 /// What a rank's GPU is to hold, bytes.
 struct GpuNeed {
   std::uint64_t replicated, experts, activations, transport, cache, free;  // transport: a part of activations
@@ -114,6 +121,8 @@ void add_device_options(OptionParser& parser) {
       "what computes (default: gpu where this build can use GPUs and every rank has one, else cpu)");
   add("precision", po::value<std::string>()->value_name("bf16|f32"),
       "of matrix products (default: bf16 on GPUs and where the CPU has it, else f32)");
+  add("attention", po::value<std::string>()->value_name("cudnn|own"),
+      "what attends to windows on GPUs in bf16 (default: cudnn where it can be used, else our own kernel)");
   add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),
       "how ranks exchange tokens (default: local for one rank; nccl where each has a GPU of its own; else mpi)");
 }
@@ -129,6 +138,27 @@ ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Co
   return chosen;
 }
 
+void choose_attention(ComputeDevice& device, const OptionParser& parser, const AttentionShape& heads,
+                      std::int64_t context, const Communicator& comm) {
+  const std::string text = value_of(parser, "attention");
+  if (!text.empty() && text != "cudnn" && text != "own")
+    throw UsageError("unknown attention '" + text + "'", "--attention", "give cudnn or own");
+  if (!text.empty() && !device.on_gpu())
+    throw UsageError("chooses between kernels of GPUs, and this run is on CPUs", "--attention", "leave it out");
+  if (text == "cudnn" && device.precision == Precision::f32)
+    throw UsageError("attends in bf16 alone", "--attention cudnn", "use --precision bf16, or --attention own");
+  if (text == "own" || !device.on_gpu() || device.precision == Precision::f32) return;
+  const std::string reason = why_no_rank_has_cudnn(heads, context, comm);
+  if (reason.empty()) {
+    device.attention = AttentionKernel::cudnn;
+    device.attention_text = describe(device.attention);
+  } else if (text == "cudnn") {
+    throw Error(reason, "--attention cudnn", "or use --attention own");
+  } else {
+    device.attention_text = "own kernel (" + reason + ")";
+  }
+}
+
 void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
                      const Communicator& comm) {
   const GpuNeed mine = {.replicated = memory.replicated_bytes,
@@ -139,7 +169,11 @@ void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std
                         .free = device.gpu->free_bytes,
                         .sharers = device.sharers};
   const std::vector<GpuNeed> ranks = comm.all_gather(mine);
-  if (comm.rank() == 0 && !quiet) print_table(ranks, describe(*device.gpu));
+  if (comm.rank() == 0 && !quiet) {
+    print_table(ranks, describe(*device.gpu));
+    const bool both = device.attention == AttentionKernel::cudnn && cache > 0;
+    std::cerr << "attention: " << device.attention_text << (both ? "; own kernel over kept keys and values\n" : "\n");
+  }
   const Communicator node = comm.same_node();
   const std::vector<std::string> gpus = node.all_gather(device.gpu->id);
   const std::vector<GpuNeed> needs = node.all_gather(mine);

@@ -14,7 +14,7 @@
 
 namespace switchyard {
 
-/// --device, --precision and --transport, for the subcommands that run a model.
+/// --device, --precision, --attention and --transport, for the subcommands that run a model.
 void add_device_options(OptionParser& parser);
 
 /// What a subcommand can run a model on.
@@ -28,6 +28,8 @@ struct ComputeDevice {
   int sharers = 1;               // ranks that have this GPU, with this one
   Precision precision = Precision::bf16;
   std::string transport;
+  AttentionKernel attention = AttentionKernel::own;  // of GPUs
+  std::string attention_text = "own kernel";         // and why, where cuDNN would have been taken
 
   bool on_gpu() const { return device == Device::gpu; }
   /// "gpu: NVIDIA H100 80GB HBM3" or "cpu: ...", for records.
@@ -39,8 +41,15 @@ struct ComputeDevice {
 /// NCCL would have to share, bf16 on a CPU without it.
 ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm);
 
+/// Collective. Completes what choose_device chose, for a model with such heads and windows of `context` tokens: where
+/// the options say nothing, cuDNN attends on GPUs in bf16 if it can on every rank. Throws UsageError and Error naming
+/// the remedy when it is asked for and cannot.
+void choose_attention(ComputeDevice& device, const OptionParser& parser, const AttentionShape& heads,
+                      std::int64_t context, const Communicator& comm);
+
 /// Collective, before a model is loaded on GPUs. Says on rank 0, unless quiet, what goes where in the first ranks'
-/// GPUs. cache: bytes of keys and values, besides. Throws Error with the shortfall where it does not fit.
+/// GPUs, and what attends. cache: bytes of keys and values, besides. Throws Error with the shortfall where it does not
+/// fit.
 void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
                      const Communicator& comm);
 

@@ -119,6 +119,7 @@ RunInputs::RunInputs(const OptionParser& options, RunsOn runs_on, const Communic
       batch_tokens(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context))),
       threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(comm)),
       binding(gather_binding(threads, device, comm)) {
+  choose_attention(device, parser, config.attention_shape(), context, comm);
   if (threads < 1) throw UsageError("is " + std::to_string(threads), "--threads", "give at least 1");
   if (context > config.max_positions && comm.rank() == 0 && !parser.flag("quiet"))
     std::cerr << "note: windows of " << context << " tokens are longer than the " << config.max_positions
@@ -207,7 +208,8 @@ json RunInputs::identity(const BlockOptions& blocks) const {
                    {"sample", blocks.sample},
                    {"seed", blocks.seed},
                    {"on-bad-document", parser.get<std::string>("on-bad-document")}};
-  if (device.on_gpu()) identity["device"] = "gpu";  // whose bits are not those of a CPU
+  if (device.on_gpu()) identity["device"] = "gpu";                                  // whose bits are not those of a CPU
+  if (device.attention == AttentionKernel::cudnn) identity["attention"] = "cudnn";  // nor those of our own kernel
   return identity;
 }
 
@@ -219,11 +221,13 @@ std::string RunInputs::run_json(const json& identity) const {
   options["device"] = device.on_gpu() ? "gpu" : "cpu";
   options["transport"] = device.transport;
   options["precision"] = precision_name();
+  if (device.on_gpu()) options["attention"] = device.attention == AttentionKernel::cudnn ? "cudnn" : "own";
   json environment = {{"version", version()},
                       {"commit", git_commit()},
                       {"ranks", comm.size()},
                       {"device", device.description()},
                       {"batch_invariant", true}};
+  if (device.on_gpu()) environment["attention"] = device.attention_text;
   for (int rank = 0; rank < comm.size(); ++rank) {
     const RankBinding& bound = binding.ranks[static_cast<std::size_t>(rank)];
     environment["hosts"].push_back(binding.host_of(rank));

@@ -31,10 +31,10 @@ class Gpu(support.TestCase):
     def tearDown(self):
         support.BINARY = CPU
 
-    def route(self, name, *options, ranks=1, env=None):
+    def route(self, name, *options, ranks=1, precision="f32", env=None):
         out = self.folder / name
         done = self.switchyard("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", out, "--context", 32, "--batch-tokens", 64,
-                               "--block-tokens", 200, "--precision", "f32", "--record", "logits", *options, ranks=ranks, timeout=300, env=env)
+                               "--block-tokens", 200, "--precision", precision, "--record", "logits", *options, ranks=ranks, timeout=300, env=env)
         self.assertNotIn("fake GPU:", done.stderr)  # a complaint of the stand-in
         return out, done
 
@@ -49,6 +49,24 @@ class Gpu(support.TestCase):
         self.assertEqual(run["environment"]["gpus"], ["0"])
         self.assertEqual((run["options"]["device"], run["options"]["transport"]), ("gpu", "local"))
         self.assertEqual(run["identity"]["device"], "gpu")
+        self.assertRegex(done.stderr, r"(?m)^attention: own kernel$")  # in f32
+        self.assertEqual((run["options"]["attention"], run["environment"]["attention"]), ("own", "own kernel"))
+        self.assertNotIn("attention", run["identity"])
+
+    def test_attention_is_our_own_kernel_where_cudnn_cannot_be_used(self):
+        # On the stand-in there is no GPU for cuDNN, or the build is without it.
+        reason = r"(cuDNN cannot use the GPU: |this build of switchyard is without cuDNN|cannot open cuDNN: )"
+        out, done = self.route("bf16", precision="bf16")
+        self.assertRegex(done.stderr, rf"(?m)^attention: own kernel \({reason}.*\)$")
+        self.assertRegex(json.loads((out / "run.json").read_text())["environment"]["attention"], rf"^own kernel \({reason}")
+        words = ("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "none", "--dry-run")
+        for more, code, text in ((("--attention", "cudnn"), 1, rf"--attention cudnn: {reason}.*use --attention own"),
+                                 (("--attention", "fast"), 2, "--attention: unknown attention 'fast'; give cudnn or own"),
+                                 (("--attention", "cudnn", "--precision", "f32"), 2, "--attention cudnn: attends in bf16 alone"),
+                                 (("--attention", "own", "--device", "cpu"), 2, "--attention: chooses between kernels of GPUs, and this run is on CPUs")):
+            done = support.run(*words, *more, ranks=2)
+            self.assertEqual(done.returncode, code)
+            self.assertRegex(done.stderr, text)
 
     def test_rows_are_those_of_any_number_of_ranks_and_near_those_of_the_cpu(self):
         one, _ = self.route("one")
