@@ -14,6 +14,7 @@
 
 #include "parallel/error.h"
 #include "pipeline/kernels/cuda/cudnn_graph.h"
+#include "pipeline/kernels/cuda/fused_attention.h"
 #include "pipeline/model/family.h"
 #include "tests/support/error_text.h"
 #include "tests/support/published_models.h"
@@ -21,6 +22,7 @@
 namespace switchyard {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing_support::published_models;
 
@@ -66,6 +68,19 @@ TEST(PublishedModelsTest, AreOfAllFamilies) {
   const std::vector<ModelConfig> models = published_models();
   for (const Family* family : families())
     EXPECT_EQ(std::ranges::count(models, family->model_type, &ModelConfig::family), 1) << family->model_type;
+}
+
+TEST(WindowLayoutTest, SpareWindowsAreRowsOfTheirOwnBehindTheBatch) {
+  const AttentionShape heads = {.n_heads = 4, .n_kv_heads = 2, .head_dim = 8};
+  const gpu::WindowLayout layout = gpu::lay_out(std::vector<std::int32_t>{0, 3, 4, 9, 11, 12}, heads);
+  EXPECT_EQ(layout.n_windows, 8);
+  EXPECT_EQ(layout.longest, 5);
+  EXPECT_EQ(layout.spare_rows, 3);
+  EXPECT_THAT(layout.lengths, ElementsAre(3, 1, 5, 2, 1, 1, 1, 1));
+  EXPECT_THAT(layout.query_offsets, ElementsAre(0, 96, 128, 288, 352, 384, 416, 448, 480));
+  EXPECT_THAT(layout.key_offsets, ElementsAre(0, 48, 64, 144, 176, 192, 208, 224, 240));
+  EXPECT_EQ(gpu::lay_out(std::vector<std::int32_t>{0, 3, 4, 9, 11}, heads).spare_rows, 0);
+  EXPECT_EQ(gpu::lay_out(std::vector<std::int32_t>{0, 7}, heads).n_windows, 1);
 }
 
 class CudnnPlans : public ::testing::TestWithParam<Gpu> {

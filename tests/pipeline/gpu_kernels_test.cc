@@ -3,12 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "parallel/device/device_array.h"
@@ -16,6 +21,7 @@
 #include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/cuda/activation.h"
 #include "pipeline/kernels/cuda/attention.h"
+#include "pipeline/kernels/cuda/fused_attention.h"
 #include "pipeline/kernels/cuda/gated_experts.h"
 #include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
@@ -28,6 +34,7 @@
 #include "pipeline/kernels/router.h"
 #include "pipeline/kernels/rows.h"
 #include "pipeline/kernels/token_loss.h"
+#include "pipeline/model/attention_kernel.h"
 #include "tests/support/error_text.h"
 
 namespace switchyard {
@@ -176,34 +183,121 @@ TEST(GpuKernelsTest, ActivationsAreThoseOfTheCpu) {
   }
 }
 
+/// Windows of qkv, attended to by one of two kernels.
+class AttentionCase {
+ public:
+  AttentionCase(const AttentionShape& shape, Tensor qkv, std::vector<std::int32_t> offsets)
+      : shape_(shape), qkv_(std::move(qkv)), offsets_(std::move(offsets)), rope_(10000, shape.head_dim) {}
+
+  Tensor on_cpu() { return attention(split_heads(qkv_, offsets_, shape_, rope_, DType::f32), offsets_, shape_); }
+
+  Tensor by_own_kernel(DType type) {
+    const gpu::DeviceWindows windows(offsets_);
+    Tensor k = keys(type, 0);
+    Tensor v = keys(type, 0);
+    const Tensor q = gpu::split_heads(on_gpu(qkv_), windows, shape_, angles(windows), k, v);
+    return copy_to(Device::cpu, gpu::attention(q, k, v, windows, shape_));
+  }
+
+  Tensor by(const gpu::FusedAttention& fused) {
+    const gpu::DeviceWindows windows(offsets_);
+    const gpu::PackedWindows packed(gpu::lay_out(offsets_, shape_));
+    Tensor k = keys(DType::bf16, packed.spare_rows);
+    Tensor v = keys(DType::bf16, packed.spare_rows);
+    Tensor q = gpu::split_heads(on_gpu(qkv_), windows, shape_, angles(windows), k, v, packed.spare_rows);
+    for (Tensor* rows : {&q, &k, &v}) clear(*rows, qkv_.rows());
+    return copy_to(Device::cpu, fused.attend(q, k, v, packed));
+  }
+
+ private:
+  gpu::DeviceRope angles(const gpu::DeviceWindows& windows) {
+    return gpu::copy_rope(rope_, windows.positions, shape_.head_dim);
+  }
+  Tensor keys(DType type, std::int64_t spare_rows) const {
+    return Tensor(type, qkv_.rows() + spare_rows, std::int64_t{shape_.n_kv_heads} * shape_.head_dim, Device::gpu);
+  }
+
+  AttentionShape shape_;
+  Tensor qkv_;
+  std::vector<std::int32_t> offsets_;
+  RopeTable rope_;
+};
+
+float worst_error(const Tensor& found, const Tensor& expected) {
+  EXPECT_EQ(found.rows(), expected.rows());
+  EXPECT_EQ(found.cols(), expected.cols());
+  float worst = 0;
+  for (std::int64_t i = 0; i < expected.rows() * expected.cols(); ++i) {
+    const float error = std::fabs(element(found, i) - element(expected, i));
+    worst = error <= worst ? worst : error;  // NaN too
+  }
+  return worst;
+}
+
+constexpr float kBf16Attention = 0.04F;
+
+/// Shapes of heads of those widths, with each mask and cap.
+std::vector<AttentionShape> shapes_of_heads(std::span<const int> widths) {
+  std::vector<AttentionShape> shapes;
+  for (const int head_dim : widths)
+    for (const int sliding_window : {0, 50})
+      for (const float softcap : {0.0F, 20.0F})
+        shapes.push_back({.n_heads = 4,
+                          .n_kv_heads = 2,
+                          .head_dim = head_dim,
+                          .sliding_window = sliding_window,
+                          .scale = 0,
+                          .softcap = softcap});
+  return shapes;
+}
+
+std::string text_of(const AttentionShape& shape) {
+  return std::to_string(shape.head_dim) + " " + std::to_string(shape.sliding_window) + " " +
+         std::to_string(shape.softcap);
+}
+
+const std::vector<std::int32_t> kWindows = {0, 1, 17, 82, 146, 400};
+
 TEST(GpuKernelsTest, AttentionIsThatOfTheCpu) {
-  const std::vector<std::int32_t> offsets = {0, 1, 17, 82, 146, 400};
-  for (const int head_dim : {32, 64, 80, 128, 256}) {
-    for (const int sliding_window : {0, 50}) {
-      for (const float softcap : {0.0F, 20.0F}) {
-        const AttentionShape shape = {.n_heads = 4,
-                                      .n_kv_heads = 2,
-                                      .head_dim = head_dim,
-                                      .sliding_window = sliding_window,
-                                      .scale = 0,
-                                      .softcap = softcap};
-        RopeTable rope(10000, head_dim);
-        const Tensor qkv = random_tensor(offsets.back(), shape.qkv_columns(), 9);
-        const Tensor expected = attention(split_heads(qkv, offsets, shape, rope, DType::f32), offsets, shape);
-        const gpu::DeviceWindows windows(offsets);
-        const gpu::DeviceRope angles = gpu::copy_rope(rope, windows.positions, head_dim);
-        for (const DType type : {DType::f32, DType::bf16}) {
-          Tensor k(type, qkv.rows(), std::int64_t{2} * head_dim, Device::gpu);
-          Tensor v(type, qkv.rows(), std::int64_t{2} * head_dim, Device::gpu);
-          const Tensor q = gpu::split_heads(on_gpu(qkv), windows, shape, angles, k, v);
-          const Tensor found = copy_to(Device::cpu, gpu::attention(q, k, v, windows, shape));
-          float worst = 0;
-          for (std::int64_t i = 0; i < expected.rows() * expected.cols(); ++i) {
-            const float error = std::fabs(element(found, i) - element(expected, i));
-            worst = error <= worst ? worst : error;
-          }
-          EXPECT_LE(worst, type == DType::f32 ? 2e-5F : 0.04F) << head_dim << " " << sliding_window << " " << softcap;
-        }
+  for (const AttentionShape& shape : shapes_of_heads(std::array{32, 64, 80, 128, 256})) {
+    AttentionCase windows(shape, random_tensor(kWindows.back(), shape.qkv_columns(), 9), kWindows);
+    const Tensor expected = windows.on_cpu();
+    EXPECT_LE(worst_error(windows.by_own_kernel(DType::f32), expected), 2e-5F) << text_of(shape);
+    EXPECT_LE(worst_error(windows.by_own_kernel(DType::bf16), expected), kBf16Attention) << text_of(shape);
+  }
+}
+
+/// Of heads of 128 columns, so that every test asks for the same graph.
+std::optional<std::string> why_no_cudnn() {
+  return why_not_cudnn({.n_heads = 4, .n_kv_heads = 2, .head_dim = 128}, kWindows.back());
+}
+
+TEST(GpuKernelsTest, AttentionOfCudnnIsThatOfTheCpuAndOfOurOwnKernel) {
+  if (const auto reason = why_no_cudnn()) GTEST_SKIP() << *reason;
+  for (const AttentionShape& shape : shapes_of_heads(std::array{64, 128})) {
+    AttentionCase windows(shape, random_tensor(kWindows.back(), shape.qkv_columns(), 9), kWindows);
+    const Tensor found = windows.by(gpu::FusedAttention(shape, kWindows.back()));
+    EXPECT_LE(worst_error(found, windows.on_cpu()), kBf16Attention) << text_of(shape);
+    EXPECT_LE(worst_error(found, windows.by_own_kernel(DType::bf16)), kBf16Attention) << text_of(shape);
+  }
+}
+
+// Another number of windows, another longest one: other graphs.
+TEST(GpuKernelsTest, ARowOfCudnnsAttentionHasBitsOfItsOwn) {
+  if (const auto reason = why_no_cudnn()) GTEST_SKIP() << *reason;
+  for (const AttentionShape& shape : shapes_of_heads(std::array{64, 128})) {
+    const Tensor qkv = random_tensor(kWindows.back(), shape.qkv_columns(), 9);
+    for (const std::int64_t context : {std::int64_t{1}, std::int64_t{4096}}) {
+      const gpu::FusedAttention fused(shape, context);
+      const Tensor together = AttentionCase(shape, copy_to(Device::cpu, on_gpu(qkv)), kWindows).by(fused);
+      for (std::size_t w = 0; w + 1 < kWindows.size(); ++w) {
+        const std::int32_t n = kWindows[w + 1] - kWindows[w];
+        Tensor rows = copy_to(Device::cpu, on_gpu(qkv).rows(kWindows[w], kWindows[w + 1]));
+        const Tensor alone = AttentionCase(shape, std::move(rows), {0, n}).by(fused);
+        EXPECT_EQ(std::memcmp(alone.bytes(), together.rows(kWindows[w], kWindows[w + 1]).bytes(),
+                              static_cast<std::size_t>(n * alone.row_bytes())),
+                  0)
+            << text_of(shape) << ", context " << context << ", window " << w;
       }
     }
   }

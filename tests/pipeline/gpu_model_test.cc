@@ -130,6 +130,39 @@ TEST(GpuModelTest, Bf16RoundsWhereTheCpuDoes) {
   EXPECT_LT(testing_support::loss_error(found_losses.loss, expected_losses.loss), 0.02);
 }
 
+// Two kernels, by bits of their own: what they say is the same within bf16, and with either a window's bits do not
+// depend on what shares its batch.
+TEST(GpuModelTest, AttentionOfCudnnIsNearThatOfOurOwnKernel) {
+  if (!is_alone()) GTEST_SKIP();
+  const testing::TempFolder folder;
+  synthesize_checkpoint(folder.path() / "model", wide_heads());
+  OneRank own(folder.path() / "model", Precision::bf16, Device::gpu);
+  if (const auto reason = why_not_cudnn(own.model().config().attention_shape(), 1)) GTEST_SKIP() << *reason;
+  OneRank cudnn(folder.path() / "model", Precision::bf16, Device::gpu, AttentionKernel::cudnn);
+  KeepAll found;
+  KeepAll expected;
+  const Batch batch = some_tokens();
+  const TokenLosses found_losses = cudnn.forward(batch, found);
+  const TokenLosses expected_losses = own.forward(batch, expected);
+  EXPECT_LT(testing_support::relative_error(found.hiddens[0], expected.hiddens[0]).mean, 5e-3);
+  EXPECT_LT(testing_support::loss_error(found_losses.loss, expected_losses.loss), 0.02);
+
+  for (std::size_t w = 0; w + 1 < batch.window_offsets.size(); ++w) {
+    const auto begin = static_cast<std::size_t>(batch.window_offsets[w]);
+    const auto end = static_cast<std::size_t>(batch.window_offsets[w + 1]);
+    Batch alone;
+    alone.window_offsets = {0, static_cast<std::int32_t>(end - begin)};
+    for (std::size_t t = begin; t < end; ++t) {
+      alone.tokens.push_back(batch.tokens[t]);
+      alone.targets.push_back(batch.targets[t]);
+    }
+    KeepAll seen;
+    const TokenLosses losses = cudnn.forward(alone, seen);
+    EXPECT_EQ(std::memcmp(losses.loss.data(), &found_losses.loss[begin], (end - begin) * sizeof(float)), 0)
+        << "window " << w;
+  }
+}
+
 TEST(GpuModelTest, AnEmptyBatchGivesNothing) {
   if (!is_alone()) GTEST_SKIP();
   OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);
