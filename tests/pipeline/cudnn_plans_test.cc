@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "parallel/error.h"
 #include "pipeline/kernels/cuda/cudnn_graph.h"
 #include "pipeline/kernels/cuda/fused_attention.h"
+#include "pipeline/kernels/cuda/row_chunks.h"
 #include "pipeline/model/family.h"
 #include "tests/support/error_text.h"
 #include "tests/support/published_models.h"
@@ -83,6 +85,42 @@ TEST(WindowLayoutTest, SpareWindowsAreRowsOfTheirOwnBehindTheBatch) {
   EXPECT_EQ(gpu::lay_out(std::vector<std::int32_t>{0, 7}, heads).n_windows, 1);
 }
 
+std::vector<std::int64_t> rows_of(const std::vector<gpu::RowChunk>& chunks) {
+  std::vector<std::int64_t> rows;
+  for (const gpu::RowChunk& chunk : chunks) rows.push_back(chunk.rows);
+  return rows;
+}
+
+TEST(RowChunksTest, FewGraphsServeAnyNumberOfRows) {
+  EXPECT_TRUE(gpu::chunks_of(0).empty());
+  EXPECT_THAT(rows_of(gpu::chunks_of(63)), ElementsAre(63));
+  EXPECT_THAT(rows_of(gpu::chunks_of(64)), ElementsAre(64));
+  EXPECT_THAT(rows_of(gpu::chunks_of(1000)), ElementsAre(960, 40));
+  std::set<std::int64_t> sizes;
+  for (std::int64_t n = 1; n <= 20000; ++n) {
+    std::int64_t end = 0;
+    std::int64_t graph_rows = 0;
+    for (const gpu::RowChunk& chunk : gpu::chunks_of(n)) {
+      EXPECT_EQ(chunk.begin, end);
+      EXPECT_LE(chunk.rows, chunk.graph_rows);
+      end += chunk.rows;
+      graph_rows += chunk.graph_rows;
+      sizes.insert(chunk.graph_rows);
+    }
+    ASSERT_EQ(end, n);
+    ASSERT_LE(graph_rows, n + n / 8 + 64);
+  }
+  EXPECT_LT(sizes.size(), 80U);
+}
+
+TEST(RowChunksTest, ExpertsBeginWhereTheirRowsDo) {
+  const std::vector<std::int32_t> rows_per_expert = {3, 0, 70, 5, 0};
+  const std::vector<gpu::RowChunk> chunks = gpu::chunks_of(78);
+  ASSERT_THAT(rows_of(chunks), ElementsAre(72, 6));
+  EXPECT_THAT(gpu::first_rows_of(rows_per_expert, chunks[0]), ElementsAre(0, 3, 3, 72, 72));
+  EXPECT_THAT(gpu::first_rows_of(rows_per_expert, chunks[1]), ElementsAre(0, 0, 0, 1, 6));
+}
+
 class CudnnPlans : public ::testing::TestWithParam<Gpu> {
  protected:
   gpu::CudnnDevice device_ = device_of(GetParam());
@@ -104,6 +142,23 @@ TEST_P(CudnnPlans, AttentionOfAllFamiliesIsThatOfOneWindow) {
     for (const auto& [n_windows, longest] : {std::pair{1024, 64}, std::pair{2, 16384}})
       EXPECT_EQ(plan_attention(device_, {heads, n_windows, longest}, plan).plan(), plan)
           << n_windows << " windows of " << longest;
+  }
+}
+
+TEST_P(CudnnPlans, ExpertsOfAllFamiliesHaveOnePlanForAnyRows) {
+  std::vector<gpu::GroupedGraphShape> shapes;
+  for (const ModelConfig& model : published_models()) {
+    if (model.n_experts == 0) continue;
+    shapes.push_back({model.n_experts, 0, 2 * model.d_ff, model.d_model, DType::f32});
+    shapes.push_back({model.n_experts, 0, model.d_model, model.d_ff, DType::bf16});
+  }
+  shapes.push_back({512, 0, 1024, 2048, DType::f32});
+  for (gpu::GroupedGraphShape shape : shapes) {
+    shape.n_rows = 64;
+    const std::string plan = plan_grouped_matmul(device_, shape).plan();
+    EXPECT_FALSE(plan.empty());
+    shape.n_rows = 65536;
+    EXPECT_EQ(plan_grouped_matmul(device_, shape, plan).plan(), plan);
   }
 }
 

@@ -251,4 +251,26 @@ CudnnGraph plan_attention(const CudnnDevice& device, const AttentionGraphShape& 
       "attend with " + std::to_string(heads.n_heads) + " heads of " + std::to_string(heads.head_dim) + " columns");
 }
 
+CudnnGraph plan_grouped_matmul(const CudnnDevice& device, const GroupedGraphShape& shape, const std::string& plan) {
+  using Operand = GroupedGraphShape::Operand;
+  const auto graph = new_graph(device.state());
+  const Value rows =
+      graph->tensor(operand_of(Operand::rows, "rows", {1, shape.n_rows, shape.n_in}, fe::DataType_t::BFLOAT16));
+  // [expert][in][out] of rows [expert][out][in].
+  const Value weights =
+      graph->tensor(operand_of(Operand::weights, "weights", {shape.n_experts, shape.n_in, shape.n_out},
+                               {shape.n_in * shape.n_out, 1, shape.n_in}, fe::DataType_t::BFLOAT16));
+  const Value first_rows =
+      graph->tensor(operand_of(Operand::first_rows, "first_rows", {shape.n_experts, 1, 1}, fe::DataType_t::INT32));
+  const Value products = graph->moe_grouped_matmul(
+      rows, weights, first_rows, nullptr, nullptr,
+      fe::graph::Moe_grouped_matmul_attributes().set_name("grouped_matmul").set_mode(fe::MoeGroupedMatmulMode_t::NONE));
+  products->set_output(true)
+      .set_uid(uid_of(Operand::products))
+      .set_data_type(shape.out == DType::bf16 ? fe::DataType_t::BFLOAT16 : fe::DataType_t::FLOAT);
+  return plan_graph(graph, device.state(), plan,
+                    "multiply rows of " + std::to_string(shape.n_experts) + " experts by weights of [" +
+                        std::to_string(shape.n_out) + ", " + std::to_string(shape.n_in) + "]");
+}
+
 }  // namespace switchyard::gpu

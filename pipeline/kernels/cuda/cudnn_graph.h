@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "parallel/tensor.h"
 #include "pipeline/kernels/attention.h"
 
 /// Graphs of cuDNN, whose library is opened when it is first asked for: nothing is linked against it. The graphs are
@@ -67,5 +68,19 @@ struct AttentionGraphShape {
 /// plan: what has to compute it, as CudnnGraph::plan; empty: what cuDNN would choose. Throws Error with cuDNN's reason
 /// when it cannot.
 CudnnGraph plan_attention(const CudnnDevice& device, const AttentionGraphShape& shape, const std::string& plan = {});
+
+/// Products of bf16 rows, grouped by expert, with their experts' weights; sums in f32.
+struct GroupedGraphShape {
+  std::int64_t n_experts, n_rows;
+  std::int64_t n_out, n_in;
+  DType out;
+
+  /// The operands: rows [n_rows, n_in]; weights [n_experts * n_out, n_in]; each expert's first row, [n_experts] int32,
+  /// ascending, its last one being before the next one's first, or the last of all; out [n_rows, n_out].
+  enum Operand : std::uint8_t { rows, weights, first_rows, products, n_operands };
+};
+
+/// plan, errors: as plan_attention.
+CudnnGraph plan_grouped_matmul(const CudnnDevice& device, const GroupedGraphShape& shape, const std::string& plan = {});
 
 }  // namespace switchyard::gpu

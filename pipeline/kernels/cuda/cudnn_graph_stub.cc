@@ -28,5 +28,9 @@ CudnnGraph plan_attention(const CudnnDevice& /*device*/, const AttentionGraphSha
                           const std::string& /*plan*/) {
   throw_no_cudnn();
 }
+CudnnGraph plan_grouped_matmul(const CudnnDevice& /*device*/, const GroupedGraphShape& /*shape*/,
+                               const std::string& /*plan*/) {
+  throw_no_cudnn();
+}
 
 }  // namespace switchyard::gpu

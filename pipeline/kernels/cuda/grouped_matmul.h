@@ -30,4 +30,9 @@ struct StackedWeights {
 /// A product of cublasLt for each expert that has rows: pinned_product.h. Results of type `out`.
 std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights, DType out);
 
+/// One product of cuDNN for all experts, of bf16 weights, by a plan chosen once: it sums each row in steps of one size,
+/// whatever other rows there are, so that a row's bits should be its own; tests on a GPU look whether that is so.
+/// Throws Error with the reason when cuDNN cannot be used, or has no plan for such weights.
+std::unique_ptr<GroupedMatmul> make_cudnn_grouped_matmul(StackedWeights weights, DType out);
+
 }  // namespace switchyard::gpu
