@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -351,16 +352,17 @@ Tensor random_weights(std::int64_t rows, std::int64_t cols, unsigned seed, DType
   return tensor;
 }
 
-TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
+using MakeGroupedMatmul = std::unique_ptr<gpu::GroupedMatmul> (*)(gpu::StackedWeights, DType);
+
+void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(MakeGroupedMatmul make) {
   constexpr std::int64_t kExperts = 4;
   constexpr std::int64_t kWidth = 256;
   constexpr std::int64_t kInner = 192;
   const Tensor rows = random_tensor(700, kWidth, 14, DType::bf16);
   const Tensor gate_up = random_weights(kExperts * 2 * kInner, kWidth, 15, DType::bf16);
   const Tensor down = random_weights(kExperts * kWidth, kInner, 16, DType::bf16);
-  const gpu::GatedExperts experts{gpu::make_cublaslt_grouped_matmul({on_gpu(gate_up), kExperts}, DType::f32),
-                                  gpu::make_cublaslt_grouped_matmul({on_gpu(down), kExperts}, DType::bf16),
-                                  Activation::gelu};
+  const gpu::GatedExperts experts{make({on_gpu(gate_up), kExperts}, DType::f32),
+                                  make({on_gpu(down), kExperts}, DType::bf16), Activation::gelu};
   const std::vector<std::int32_t> rows_per_expert = {1, 0, 642, 57};
   const Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
   std::int64_t row = 0;
@@ -390,6 +392,15 @@ TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
     for (std::int64_t c = 0; c < kWidth; ++c)
       EXPECT_EQ(alone.data<Bf16>()[c].bits, found.data<Bf16>()[at * kWidth + c].bits) << at << " " << c;
   }
+}
+
+TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
+  expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cublaslt_grouped_matmul);
+}
+
+TEST(GpuKernelsTest, ExpertsOfCudnnAreThoseOfTheCpuAndARowsBitsItsOwn) {
+  if (const auto reason = why_no_cudnn()) GTEST_SKIP() << *reason;
+  expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cudnn_grouped_matmul);
 }
 
 }  // namespace
