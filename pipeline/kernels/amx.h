@@ -33,4 +33,50 @@ constexpr std::int64_t amx_stride(std::int64_t k) { return k * 32; }
 void amx_multiply(const Bf16* left, const std::byte* packed, std::int64_t stride, std::int64_t m, std::int64_t n,
                   std::int64_t k, void* out, DType out_type);
 
+// Large products. They run in blocks of kAmxBlock rows and columns, past kAmxDepth of k at a time: so much of a strip
+// of kAmxBlock columns stays in the first-level cache while all rows pass by, whose tiles come from the second level.
+
+inline constexpr std::int64_t kAmxBlock = 32;
+inline constexpr std::int64_t kAmxDepth = 256;
+
+/// Whether [any, k] x [k, n] divides into blocks.
+constexpr bool fits_amx_blocks(std::int64_t n, std::int64_t k) { return n % kAmxBlock == 0 && k % 32 == 0; }
+
+/// Left-hand rows [rows, k] bf16 in the order in which blocks read them, so that their pages and lines follow one
+/// another: kAmxDepth of k at a time, of these the blocks of rows, of each its steps of 32, of each two tiles.
+class AmxRows {
+ public:
+  /// Room for rows, a multiple of kAmxBlock.
+  AmxRows(std::int64_t rows, std::int64_t k) : memory_(DType::bf16, rows, k) {}
+
+  std::int64_t k() const { return memory_.cols(); }
+  /// Where the block of rows from `row` on keeps 32 of k from `at` on: [32, 32].
+  std::byte* tiles(std::int64_t row, std::int64_t at) { return memory_.bytes() + offset(row, at); }
+  const std::byte* tiles(std::int64_t row, std::int64_t at) const { return memory_.bytes() + offset(row, at); }
+  /// Puts n rows [n, k] from `row` on, the first of a block; the rest of their last block becomes 0.
+  void set(std::int64_t row, const Bf16* from, std::int64_t n);
+
+ private:
+  std::int64_t offset(std::int64_t row, std::int64_t at) const {
+    const std::int64_t chunk = at / kAmxDepth * kAmxDepth;
+    const std::int64_t depth = k() - chunk < kAmxDepth ? k() - chunk : kAmxDepth;
+    return 2 * (chunk * memory_.rows() + row * depth + (at - chunk) * kAmxBlock);
+  }
+
+  Tensor memory_;
+};
+
+/// n, rounded up to whole blocks.
+constexpr std::int64_t amx_block_rows(std::int64_t n) { return (n + kAmxBlock - 1) / kAmxBlock * kAmxBlock; }
+
+/// blocks [n / 32][rows / 32][32][32] f32 = left's rows [row, row + rows) * packed [k, n]; row, rows: multiples of
+/// kAmxBlock. packed: of amx_pack_columns; it and the blocks are 64-byte aligned.
+void amx_multiply_blocks(const AmxRows& left, std::int64_t row, std::int64_t rows, const std::byte* packed,
+                         std::int64_t n, float* blocks);
+
+/// out[r, c] = block[r, c] for r in [0, rows), `stride` elements from row to row.
+void amx_write_block(const float* block, std::int64_t rows, Bf16* out, std::int64_t stride);
+/// The same; `add`: it is added to what is there.
+void amx_write_block(const float* block, std::int64_t rows, bool add, float* out, std::int64_t stride);
+
 }  // namespace switchyard

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <vector>
 
+#include "pipeline/kernels/amx.h"
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
 
@@ -75,22 +76,27 @@ std::vector<std::vector<Segment>> portions(const std::vector<Segment>& segments,
         in_run = 0;
       }
       part.at = in_run;
-      in_run += part.rows();
+      in_run += amx_block_rows(part.rows());
       runs.back().push_back(part);
     }
   return runs;
 }
 
-/// Segments cut into pieces small enough that every thread gets several of (piece, panel).
-std::vector<Segment> cut(std::span<const Segment> segments, int n_panels) {
+/// Segments cut into pieces of at most `most` rows, small enough that every thread gets several of (piece, panel).
+std::vector<Segment> cut(std::span<const Segment> segments, int n_panels, std::int64_t most = 8 * kTileRows) {
   std::int64_t rows = 0;
   for (const Segment& s : segments) rows += s.rows();
   const std::int64_t tiles = rows / kTileRows * n_panels / (4 * omp_get_max_threads());
-  const std::int64_t piece = std::clamp<std::int64_t>(tiles, 1, 8) * kTileRows;
+  const std::int64_t piece = std::clamp<std::int64_t>(tiles, 1, most / kTileRows) * kTileRows;
   std::vector<Segment> pieces;
   for (const Segment& s : segments)
     for (std::int64_t begin = s.begin; begin < s.end; begin += piece) pieces.push_back(s.part(begin, piece));
   return pieces;
+}
+
+template <typename T>
+auto gate_loop(Activation activation) {
+  return activation == Activation::silu ? row_loops<T>().silu_gate : row_loops<T>().gelu_gate;
 }
 
 /// What an expert's activation is made of.
@@ -104,15 +110,119 @@ void activate(const PanelProduct& product, const GatedFfn& expert, int panel, Te
   const std::int64_t column = expert.gate_up.panel() / 2 * panel;
   std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * 2 * half) * sizeof(float));
   auto* both = reinterpret_cast<float*>(tile);
-  const auto gate_loop = expert.activation == Activation::silu ? row_loops<T>().silu_gate : row_loops<T>().gelu_gate;
+  const auto activate_row = gate_loop<T>(expert.activation);
   for (std::int64_t begin = piece.begin; begin < piece.end; begin += kTileRows) {
     const std::int64_t end = std::min(piece.end, begin + kTileRows);
     product.run_tile(expert.gate_up, panel, rows, begin, end, tile);
     for (std::int64_t r = 0; r < end - begin; ++r) {
       float* gate = both + r * 2 * half;
       if (parts == Parts::gate) std::fill_n(gate + half, half, 1.0F);
-      gate_loop(gate, gate + half, activation.row<T>(piece.at + begin - piece.begin + r).data() + column, half);
+      activate_row(gate, gate + half, activation.row<T>(piece.at + begin - piece.begin + r).data() + column, half);
     }
+  }
+}
+
+/// Rows that pass the experts together, and their results.
+struct Work {
+  std::span<const Segment> segments;  // of one portion
+  std::span<const GatedFfn> experts;
+  TensorView rows;
+  Tensor& out;
+  bool add;  // to what is in out
+
+  const GatedFfn& shape() const { return experts.front(); }
+  /// Rows of the activation.
+  std::int64_t room() const { return segments.back().at + amx_block_rows(segments.back().rows()); }
+};
+
+void run_in_tiles(const Work& work) {
+  const GatedFfn& shape = work.shape();
+  const DType type = shape.down.dtype();
+  const PanelProduct gate_up(shape.gate_up, DType::f32);
+  const PanelProduct down(shape.down, work.out.dtype(), work.add);
+  Tensor activation(type, work.room(), shape.d_ff());
+  const std::vector<Segment> wide = cut(work.segments, shape.gate_up.n_panels());
+  const std::vector<Segment> narrow = cut(work.segments, shape.down.n_panels());
+  const auto n_wide = static_cast<std::int64_t>(wide.size());
+  const auto n_narrow = static_cast<std::int64_t>(narrow.size());
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
+      const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
+      const auto panel = static_cast<int>(task / n_wide);
+      const Parts parts = Parts::gate_times_up;
+      if (type == DType::bf16) {
+        activate<Bf16>(gate_up, work.experts[piece.expert], panel, work.rows, piece, parts, activation);
+      } else {
+        activate<float>(gate_up, work.experts[piece.expert], panel, work.rows, piece, parts, activation);
+      }
+    }
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task) {
+      const Segment& piece = narrow[static_cast<std::size_t>(task % n_narrow)];
+      const auto panel = static_cast<int>(task / n_narrow);
+      std::byte* to = work.out.bytes() + piece.begin * work.out.row_bytes() +
+                      panel * shape.down.panel() * size_of(work.out.dtype());
+      down.run(work.experts[piece.expert].down, panel, activation, piece.at, piece.at + piece.rows(), to,
+               work.out.cols());
+    }
+  }
+}
+
+/// A piece's rows of the activation, from the blocks of one panel of gate_up: first gate's columns, then up's.
+void activate_blocks(const GatedFfn& expert, int panel, const AmxRows& left, const Segment& piece,
+                     AmxRows& activation) {
+  constexpr std::int64_t kElements = kAmxBlock * kAmxBlock;
+  const std::int64_t rows = amx_block_rows(piece.rows());
+  const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
+  const std::int64_t column = expert.gate_up.panel() / 2 * panel;
+  const auto activate = gate_loop<Bf16>(expert.activation);
+  const float* gate = expert.gate_up.multiply_blocks(panel, left, piece.at, rows);
+  const float* up = gate + half * rows;
+  for (std::int64_t c = 0; c < half; c += kAmxBlock)
+    for (std::int64_t r = 0; r < rows; r += kAmxBlock, gate += kElements, up += kElements)
+      activate(gate, up, reinterpret_cast<Bf16*>(activation.tiles(piece.at + r, column + c)), kElements);
+}
+
+/// A piece's results, from the blocks of one panel of down.
+void write_blocks(const Work& work, int panel, const AmxRows& activation, const Segment& piece) {
+  const PackedWeights& down = work.experts[piece.expert].down;
+  const float* block = down.multiply_blocks(panel, activation, piece.at, amx_block_rows(piece.rows()));
+  for (std::int64_t c = 0; c < down.panel_columns(panel); c += kAmxBlock)
+    for (std::int64_t row = piece.begin; row < piece.end; row += kAmxBlock, block += kAmxBlock * kAmxBlock) {
+      const std::int64_t rows = std::min(kAmxBlock, piece.end - row);
+      const std::int64_t column = panel * down.panel() + c;
+      if (work.out.dtype() == DType::bf16) {
+        amx_write_block(block, rows, work.out.row<Bf16>(row).data() + column, work.out.cols());
+      } else {
+        amx_write_block(block, rows, work.add, work.out.row<float>(row).data() + column, work.out.cols());
+      }
+    }
+}
+
+void run_in_blocks(const Work& work) {
+  const GatedFfn& shape = work.shape();
+  AmxRows left(work.room(), shape.gate_up.n_in());
+  AmxRows activation(work.room(), shape.d_ff());
+  const std::vector<Segment> tiles = cut(work.segments, 1, kTileRows);
+  const std::vector<Segment> wide = cut(work.segments, shape.gate_up.n_panels(), kBlockedRows);
+  const std::vector<Segment> narrow = cut(work.segments, shape.down.n_panels(), kBlockedRows);
+  const auto n_wide = static_cast<std::int64_t>(wide.size());
+  const auto n_narrow = static_cast<std::int64_t>(narrow.size());
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (const Segment& tile : tiles) left.set(tile.at, work.rows.row<Bf16>(tile.begin).data(), tile.rows());
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
+      const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
+      activate_blocks(work.experts[piece.expert], static_cast<int>(task / n_wide), left, piece, activation);
+    }
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task)
+      write_blocks(work, static_cast<int>(task / n_narrow), activation,
+                   narrow[static_cast<std::size_t>(task % n_narrow)]);
   }
 }
 
@@ -121,36 +231,11 @@ void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const 
          bool add) {
   if (rows.rows() == 0) return;
   const GatedFfn& shape = experts.front();
-  const DType type = shape.down.dtype();
-  const PanelProduct gate_up(shape.gate_up, DType::f32);
-  const PanelProduct down(shape.down, out.dtype(), add);
-  for (const std::vector<Segment>& portion : portions(by_expert(counts, experts.size()), shape.d_ff(), type)) {
-    Tensor activation(type, portion.back().at + portion.back().rows(), shape.d_ff());
-    const std::vector<Segment> wide = cut(portion, shape.gate_up.n_panels());
-    const std::vector<Segment> narrow = cut(portion, shape.down.n_panels());
-    const auto n_wide = static_cast<std::int64_t>(wide.size());
-    const auto n_narrow = static_cast<std::int64_t>(narrow.size());
-#pragma omp parallel
-    {
-#pragma omp for schedule(dynamic)
-      for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
-        const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
-        const auto panel = static_cast<int>(task / n_wide);
-        const Parts parts = Parts::gate_times_up;
-        if (type == DType::bf16) {
-          activate<Bf16>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation);
-        } else {
-          activate<float>(gate_up, experts[piece.expert], panel, rows, piece, parts, activation);
-        }
-      }
-#pragma omp for schedule(dynamic)
-      for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task) {
-        const Segment& piece = narrow[static_cast<std::size_t>(task % n_narrow)];
-        const auto panel = static_cast<int>(task / n_narrow);
-        std::byte* to = out.bytes() + piece.begin * out.row_bytes() + panel * shape.down.panel() * size_of(out.dtype());
-        down.run(experts[piece.expert].down, panel, activation, piece.at, piece.at + piece.rows(), to, out.cols());
-      }
-    }
+  const bool blocks = shape.gate_up.in_blocks() && shape.down.in_blocks() && shape.d_ff() % kAmxBlock == 0;
+  for (const std::vector<Segment>& portion :
+       portions(by_expert(counts, experts.size()), shape.d_ff(), shape.down.dtype())) {
+    (blocks ? run_in_blocks
+            : run_in_tiles)({.segments = portion, .experts = experts, .rows = rows, .out = out, .add = add});
   }
 }
 

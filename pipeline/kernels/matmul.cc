@@ -7,6 +7,7 @@
 #include <cstring>
 #include <vector>
 
+#include "pipeline/kernels/amx.h"
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
 
@@ -27,6 +28,11 @@ TileShape tile_shape(const PackedWeights& weights, std::int64_t columns, DType o
           .right = RightLayout::packed};
 }
 
+bool runs_in_blocks(std::int64_t n_out, std::int64_t n_in, DType type) {
+  // Shorter sums gain less from the caches than rows cost to be put in order.
+  return type == DType::bf16 && n_in > kAmxDepth && has_amx() && fits_amx_blocks(n_out, n_in);
+}
+
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 /// kTileRows readable rows from `begin` on: the rows behind `end` do not matter, as long as they exist.
@@ -40,8 +46,33 @@ const std::byte* full_tile(TensorView rows, std::int64_t begin, std::int64_t end
   return copy;
 }
 
+/// The same as multiply, in AMX's blocks.
+void multiply_blocks(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
+  AmxRows left(amx_block_rows(in.rows()), in.cols());
+  const std::int64_t pieces = ceil_div(in.rows(), kBlockedRows);
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic)
+    for (std::int64_t begin = 0; begin < in.rows(); begin += kTileRows)
+      left.set(begin, in.row<Bf16>(begin).data(), std::min(kTileRows, in.rows() - begin));
+#pragma omp for schedule(dynamic)
+    for (std::int64_t task = 0; task < pieces * weights.n_panels(); ++task) {
+      const auto panel = static_cast<int>(task / pieces);
+      const std::int64_t begin = task % pieces * kBlockedRows;
+      const std::int64_t end = std::min(in.rows(), begin + kBlockedRows);
+      const float* block = weights.multiply_blocks(panel, left, begin, amx_block_rows(end - begin));
+      const std::int64_t columns = weights.panel_columns(panel);
+      for (std::int64_t column = 0; column < columns; column += kAmxBlock)
+        for (std::int64_t row = begin; row < end; row += kAmxBlock, block += kAmxBlock * kAmxBlock)
+          amx_write_block(block, std::min(kAmxBlock, end - row), add,
+                          out.row<float>(row).data() + panel * weights.panel() + column, out.cols());
+    }
+  }
+}
+
 void multiply(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
   assert(in.cols() == weights.n_in() && in.dtype() == weights.dtype() && out.rows() == in.rows());
+  if (weights.in_blocks()) return multiply_blocks(in, weights, out, add);
   const PanelProduct product(weights, out.dtype(), add);
   const std::int64_t tiles = ceil_div(in.rows(), kTileRows);
   // A task takes one panel past several tiles of rows; there are a few tasks for each thread.
@@ -63,7 +94,10 @@ void multiply(TensorView in, const PackedWeights& weights, Tensor& out, bool add
 
 std::int64_t PackedWeights::good_panel(std::int64_t n_out, std::int64_t n_in, DType type) {
   constexpr std::int64_t kPanelBytes = 512 << 10;
-  const std::int64_t most = std::clamp<std::int64_t>(kPanelBytes / (n_in * size_of(type)) / 64 * 64, 128, 512);
+  constexpr std::int64_t kOfBlocks = 256;  // their sums for kBlockedRows stay in the second-level cache
+  const std::int64_t most = runs_in_blocks(n_out, n_in, type)
+                                ? kOfBlocks
+                                : std::clamp<std::int64_t>(kPanelBytes / (n_in * size_of(type)) / 64 * 64, 128, 512);
   const std::int64_t even = ceil_div(n_out, ceil_div(n_out, most));
   return std::min(n_out, ceil_div(even, 64) * 64);
 }
@@ -93,6 +127,17 @@ std::vector<std::span<std::byte>> PackedWeights::parts() {
   for (const dnnl::memory& memory : panels_->memories)
     parts.emplace_back(static_cast<std::byte*>(memory.get_data_handle()), memory.get_desc().get_size());
   return parts;
+}
+
+bool PackedWeights::in_blocks() const { return runs_in_blocks(n_out_, n_in_, type_) && panel_ % kAmxBlock == 0; }
+
+const float* PackedWeights::multiply_blocks(int panel, const AmxRows& left, std::int64_t row, std::int64_t rows) const {
+  const std::int64_t columns = panel_columns(panel);
+  auto* blocks =
+      reinterpret_cast<float*>(thread_scratch(Scratch::out, static_cast<std::size_t>(rows * columns) * sizeof(float)));
+  const void* packed = panels_->memories[static_cast<std::size_t>(panel)].get_data_handle();
+  amx_multiply_blocks(left, row, rows, static_cast<const std::byte*>(packed), columns, blocks);
+  return blocks;
 }
 
 PackedWeights::~PackedWeights() = default;

@@ -9,11 +9,15 @@
 
 namespace switchyard {
 
+class AmxRows;
 class TileKernel;
 
 /// Rows of every product that the CPU computes at once. A shorter rest is filled up, never computed by another kernel:
 /// so each row's bits depend on that row and the weights alone, whatever shares its batch.
 inline constexpr std::int64_t kTileRows = 64;
+
+/// Rows that pass a panel at once where products run in AMX's blocks.
+inline constexpr std::int64_t kBlockedRows = 256;
 
 /// A weight matrix [n_out, n_in] in the layout that the CPU's matrix units read, cut into panels of output columns that
 /// stay in a core's second-level cache while rows pass by.
@@ -38,6 +42,12 @@ class PackedWeights {
 
   /// The memory of each panel, which a rank on a CPU of the same kind can use as it is.
   std::vector<std::span<std::byte>> parts();
+
+  /// Whether products run in AMX's blocks (amx.h): multiply_blocks instead of a PanelProduct.
+  bool in_blocks() const;
+  /// Blocks [columns / 32][rows / 32][32][32] f32 of rows [row, row + rows) times a panel, in memory of the calling
+  /// thread that is valid until its next product.
+  const float* multiply_blocks(int panel, const AmxRows& left, std::int64_t row, std::int64_t rows) const;
 
   /// Output columns of a panel for that many input columns.
   static std::int64_t good_panel(std::int64_t n_out, std::int64_t n_in, DType type);

@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "pipeline/kernels/amx.h"
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
 
@@ -38,6 +39,50 @@ struct Running {
   }
 };
 
+/// Of consecutive tokens, from `begin` on.
+struct Tokens {
+  std::int64_t begin;
+  std::span<const std::int64_t> targets;
+  std::span<Running> running;
+
+  void take(const float* logits, std::int64_t columns, std::int64_t first_column) const {
+    for (std::size_t t = 0; t < running.size(); ++t, logits += columns)
+      running[t].take({logits, static_cast<std::size_t>(columns)}, first_column, targets[t]);
+  }
+  Tokens part(std::size_t first, std::size_t n) const {
+    return {begin + static_cast<std::int64_t>(first), targets.subspan(first, n), running.subspan(first, n)};
+  }
+};
+
+void take_in_tiles(TensorView h, const PackedWeights& head, const PanelProduct& product, const Tokens& tokens) {
+  for (int panel = 0; panel < head.n_panels(); ++panel) {
+    const std::int64_t columns = head.panel_columns(panel);
+    std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * columns) * sizeof(float));
+    for (std::size_t first = 0; first < tokens.running.size(); first += kTileRows) {
+      const Tokens part = tokens.part(first, std::min<std::size_t>(kTileRows, tokens.running.size() - first));
+      product.run_tile(head, panel, h, part.begin, part.begin + static_cast<std::int64_t>(part.running.size()), tile);
+      part.take(reinterpret_cast<const float*>(tile), columns, panel * head.panel());
+    }
+  }
+}
+
+void take_in_blocks(TensorView h, const PackedWeights& head, const Tokens& tokens) {
+  const auto n = static_cast<std::int64_t>(tokens.running.size());
+  const std::int64_t rows = amx_block_rows(n);
+  AmxRows left(rows, h.cols());
+  left.set(0, h.row<Bf16>(tokens.begin).data(), n);
+  for (int panel = 0; panel < head.n_panels(); ++panel) {
+    const std::int64_t columns = head.panel_columns(panel);
+    auto* logits = reinterpret_cast<float*>(
+        thread_scratch(Scratch::scores, static_cast<std::size_t>(rows * columns) * sizeof(float)));
+    const float* block = head.multiply_blocks(panel, left, 0, rows);
+    for (std::int64_t c = 0; c < columns; c += kAmxBlock)
+      for (std::int64_t r = 0; r < rows; r += kAmxBlock, block += kAmxBlock * kAmxBlock)
+        amx_write_block(block, kAmxBlock, false, logits + r * columns + c, columns);
+    tokens.take(logits, columns, panel * head.panel());
+  }
+}
+
 }  // namespace
 
 TokenLosses token_loss(TensorView h, const PackedWeights& head, std::span<const std::int64_t> targets) {
@@ -48,25 +93,21 @@ TokenLosses token_loss(TensorView h, const PackedWeights& head, std::span<const 
   out.predicted.resize(static_cast<std::size_t>(n));
   constexpr std::int64_t kMostTiles = 8;
   const PanelProduct product(head, DType::f32);
+  const bool blocks = head.in_blocks();
   const std::int64_t tiles = (n + kTileRows - 1) / kTileRows;
-  const std::int64_t chunk = std::clamp<std::int64_t>(tiles / (2 * omp_get_max_threads()), 1, kMostTiles) * kTileRows;
+  const std::int64_t most = blocks ? kBlockedRows / kTileRows : kMostTiles;
+  const std::int64_t chunk = std::clamp<std::int64_t>(tiles / (2 * omp_get_max_threads()), 1, most) * kTileRows;
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
     const std::int64_t end = std::min(n, begin + chunk);
     std::array<Running, kMostTiles * kTileRows> running;
-    for (int panel = 0; panel < head.n_panels(); ++panel) {
-      const std::int64_t columns = head.panel_columns(panel);
-      std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * columns) * sizeof(float));
-      const auto* logits = reinterpret_cast<const float*>(tile);
-      for (std::int64_t r = begin; r < end; r += kTileRows) {
-        const std::int64_t tile_end = std::min(end, r + kTileRows);
-        product.run_tile(head, panel, h, r, tile_end, tile);
-        for (std::int64_t t = r; t < tile_end; ++t) {
-          running[static_cast<std::size_t>(t - begin)].take(
-              {logits + (t - r) * columns, static_cast<std::size_t>(columns)}, panel * head.panel(),
-              targets[static_cast<std::size_t>(t)]);
-        }
-      }
+    const auto size = static_cast<std::size_t>(end - begin);
+    const Tokens tokens = {begin, targets.subspan(static_cast<std::size_t>(begin), size),
+                           std::span(running).first(size)};
+    if (blocks) {
+      take_in_blocks(h, head, tokens);
+    } else {
+      take_in_tiles(h, head, product, tokens);
     }
     for (std::int64_t t = begin; t < end; ++t) {
       const Running& token = running[static_cast<std::size_t>(t - begin)];

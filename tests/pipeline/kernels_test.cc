@@ -93,8 +93,8 @@ std::vector<DType> types() { return cpu_has_bf16() ? std::vector{DType::f32, DTy
 struct Size {
   std::int64_t rows, in, out;
 };
-const Size kSizes[] = {{0, 8, 8},    {1, 1, 1},       {1, 192, 512},    {63, 33, 7},   {64, 48, 96},
-                       {65, 56, 48}, {130, 256, 192}, {200, 100, 1300}, {70, 1030, 70}};
+const Size kSizes[] = {{0, 8, 8},       {1, 1, 1},        {1, 192, 512},  {63, 33, 7},  {64, 48, 96},   {65, 56, 48},
+                       {130, 256, 192}, {200, 100, 1300}, {70, 1030, 70}, {1, 288, 32}, {300, 800, 352}};
 
 TEST(Matmul, EqualsTheReference) {
   for (const DType type : types()) {
@@ -503,6 +503,7 @@ TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
                                            {20, 33, Activation::gelu},
                                            {192, 256, Activation::silu},
                                            {16, 700, Activation::silu},
+                                           {288, 352, Activation::silu},
                                            {48, 56, Activation::gelu}}) {
       const std::vector<std::int32_t> counts = {3, 0, 70, 1, 130};
       std::vector<GatedFfn> experts;
@@ -546,9 +547,9 @@ TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
 
 TEST(TokenLoss, EqualsTheReferenceAndTiesGoToTheLowerId) {
   for (const DType type : types()) {
-    for (const auto& [n, vocabulary] : {std::pair{1, 3}, {67, 160}, {130, 1500}}) {
-      const Tensor h = random_matrix(type, n, 24, 14);
-      Tensor w = random_matrix(type, vocabulary, 24, 15);
+    for (const auto& [n, vocabulary, d] : {std::tuple{1, 3, 24}, {67, 160, 24}, {130, 1500, 24}, {1100, 352, 288}}) {
+      const Tensor h = random_matrix(type, n, d, 14, d > 24 ? 0.2F : 1.0F);
+      Tensor w = random_matrix(type, vocabulary, d, 15);
       // The last token is the first one's twin.
       std::memcpy(w.bytes() + (vocabulary - 1) * w.row_bytes(), w.bytes(), static_cast<std::size_t>(w.row_bytes()));
       std::vector<std::int64_t> targets;
