@@ -21,7 +21,7 @@ constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
 /// How long ranks other than 0 hold their message back: an error that every rank meets at once (a wrong option, say) is
 /// then printed by rank 0 alone, whose MPI_Abort ends the others.
-constexpr std::chrono::milliseconds kHeadStartOfRankZero{1000};
+constexpr std::chrono::milliseconds kHeadStartOfRankZero{2000};
 
 struct Failure {
   std::string message;
