@@ -101,6 +101,26 @@ double seconds_of_timing(const StepTimes& times, int n_moe_layers) {
   return kept >= 0 ? seconds : 0;  // what was kept is used, so that none of it can be left out
 }
 
+/// Collective: rank 0 measures on its GPU, while the others wait and compute nothing on it.
+void print_grouped_matmuls(const ModelConfig& config, const Communicator& comm, std::int64_t n_tokens,
+                           int repetitions) {
+  const ExpertShape experts = config.experts_of_rank(comm.size());
+  const std::int64_t rows = n_tokens * config.top_k;  // of each rank, spread evenly
+  std::vector<GroupedMatmulSpeed> speeds;
+  if (comm.rank() == 0) speeds = measure_grouped_matmuls(experts, rows, repetitions);
+  comm.barrier();
+  for (const GroupedMatmulSpeed& speed : speeds) {
+    constexpr double kFlopsPerWeight = 2 * 3;  // a multiply-add in each of gate, up and down
+    const double flops = kFlopsPerWeight * static_cast<double>(rows * experts.d_model * experts.d_ff);
+    std::printf("experts' products in bf16 by %-9s %8.3f ms  %7.2f TFLOP/s  %5.2f x cublaslt\n", name_of(speed.kind),
+                speed.seconds * 1e3, flops / speed.seconds / 1e12, speeds.front().seconds / speed.seconds);
+  }
+  if (comm.rank() != 0) return;
+  for (const GroupedMatmulKind kind : kGroupedMatmulKinds)
+    if (const auto reason = why_not(kind, experts))
+      std::printf("experts' products in bf16 by %-9s cannot be measured: %s\n", name_of(kind), reason->c_str());
+}
+
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
@@ -133,7 +153,8 @@ int run_bench(const Arguments& arguments) {
   const auto context = parser.get<std::int64_t>("context");
   ComputeDevice device = choose_device(parser, RunsOn::any_device, comm);
   choose_attention(device, parser, config.attention_shape(), context, comm);
-  const ModelOptions options = {device.precision, device.device, device.attention, context};
+  choose_grouped_matmul(device, parser, config.experts_of_rank(comm.size()), comm);
+  const ModelOptions options = device.model_options(context);
   const ExpertPlacement placement = ExpertPlacement::contiguous(facts.n_moe_layers(), facts.n_experts, comm.size());
   const ModelMemory memory =
       Model::memory(config, placement, comm.rank(), options, parser.get<std::int64_t>("batch-tokens"));
@@ -193,6 +214,7 @@ int run_bench(const Arguments& arguments) {
   if (comm.rank() == 0)
     std::printf("times of ranks, layers and parts: %zu readings of the clock, %.1f us a step, %.4f %% of it\n",
                 times.laps.size() + 1, timing * 1e6, 100 * timing / median(recordings.front().steps).seconds);
+  if (device.on_gpu() && config.n_experts > 0) print_grouped_matmuls(config, comm, batch.n_tokens(), repetitions);
   return 0;
 }
 

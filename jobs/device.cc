@@ -74,10 +74,10 @@ std::string parse_transport(const OptionParser& parser, const ComputeDevice& dev
   return text;
 }
 
-/// The first rank's reason why cuDNN cannot attend, if any has one; empty: it can.
-std::string why_no_rank_has_cudnn(const AttentionShape& heads, std::int64_t context, const Communicator& comm) {
-  const std::vector<std::string> reasons = comm.all_gather(why_not_cudnn(heads, context).value_or(""));
-  const auto found = std::ranges::find_if(reasons, [](const std::string& reason) { return !reason.empty(); });
+/// Collective. The first rank's reason against something, if any has one; empty: none.
+std::string reason_of_any(const std::optional<std::string>& reason, const Communicator& comm) {
+  const std::vector<std::string> reasons = comm.all_gather(reason.value_or(""));
+  const auto found = std::ranges::find_if(reasons, [](const std::string& of_rank) { return !of_rank.empty(); });
   return found == reasons.end() ? std::string() : *found;
 }
 
@@ -123,6 +123,8 @@ void add_device_options(OptionParser& parser) {
       "of matrix products (default: bf16 on GPUs and where the CPU has it, else f32)");
   add("attention", po::value<std::string>()->value_name("cudnn|own"),
       "what attends to windows on GPUs in bf16 (default: cudnn where it can be used, else our own kernel)");
+  add("grouped-matmul", po::value<std::string>()->value_name("cublaslt|cudnn|cutlass"),
+      "what multiplies with experts on GPUs in bf16; bench measures each (default: cublaslt)");
   add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),
       "how ranks exchange tokens (default: local for one rank; nccl where each has a GPU of its own; else mpi)");
 }
@@ -148,7 +150,7 @@ void choose_attention(ComputeDevice& device, const OptionParser& parser, const A
   if (text == "cudnn" && device.precision == Precision::f32)
     throw UsageError("attends in bf16 alone", "--attention cudnn", "use --precision bf16, or --attention own");
   if (text == "own" || !device.on_gpu() || device.precision == Precision::f32) return;
-  const std::string reason = why_no_rank_has_cudnn(heads, context, comm);
+  const std::string reason = reason_of_any(why_not_cudnn(heads, context), comm);
   if (reason.empty()) {
     device.attention = AttentionKernel::cudnn;
     device.attention_text = describe(device.attention);
@@ -157,6 +159,24 @@ void choose_attention(ComputeDevice& device, const OptionParser& parser, const A
   } else {
     device.attention_text = "own kernel (" + reason + ")";
   }
+}
+
+void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, const ExpertShape& experts,
+                           const Communicator& comm) {
+  const std::string text = value_of(parser, "grouped-matmul");
+  if (text.empty()) return;
+  const auto* const kind =
+      std::ranges::find_if(kGroupedMatmulKinds, [&](GroupedMatmulKind one) { return name_of(one) == text; });
+  if (kind == kGroupedMatmulKinds.end())
+    throw UsageError("unknown grouped product '" + text + "'", "--grouped-matmul", "give cublaslt, cudnn or cutlass");
+  if (!device.on_gpu())
+    throw UsageError("chooses between kernels of GPUs, and this run is on CPUs", "--grouped-matmul", "leave it out");
+  if (*kind != GroupedMatmulKind::cublaslt && device.precision == Precision::f32)
+    throw UsageError("multiplies bf16 alone", "--grouped-matmul " + text,
+                     "use --precision bf16, or --grouped-matmul cublaslt");
+  const std::string reason = reason_of_any(why_not(*kind, experts), comm);
+  if (!reason.empty()) throw Error(reason, "--grouped-matmul " + text, "or use --grouped-matmul cublaslt");
+  device.grouped_matmul = *kind;
 }
 
 void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,

@@ -14,7 +14,7 @@
 
 namespace switchyard {
 
-/// --device, --precision, --attention and --transport, for the subcommands that run a model.
+/// --device, --precision, --attention, --grouped-matmul and --transport, for the subcommands that run a model.
 void add_device_options(OptionParser& parser);
 
 /// What a subcommand can run a model on.
@@ -28,10 +28,15 @@ struct ComputeDevice {
   int sharers = 1;               // ranks that have this GPU, with this one
   Precision precision = Precision::bf16;
   std::string transport;
-  AttentionKernel attention = AttentionKernel::own;  // of GPUs
-  std::string attention_text = "own kernel";         // and why, where cuDNN would have been taken
+  AttentionKernel attention = AttentionKernel::own;                // of GPUs
+  std::string attention_text = "own kernel";                       // and why, where cuDNN would have been taken
+  GroupedMatmulKind grouped_matmul = GroupedMatmulKind::cublaslt;  // of GPUs in bf16
 
   bool on_gpu() const { return device == Device::gpu; }
+  /// context: tokens of the longest windows.
+  ModelOptions model_options(std::int64_t context) const {
+    return {precision, device, attention, context, grouped_matmul};
+  }
   /// "gpu: NVIDIA H100 80GB HBM3" or "cpu: ...", for records.
   std::string description() const;
 };
@@ -46,6 +51,11 @@ ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Co
 /// the remedy when it is asked for and cannot.
 void choose_attention(ComputeDevice& device, const OptionParser& parser, const AttentionShape& heads,
                       std::int64_t context, const Communicator& comm);
+
+/// Collective. Completes it with what multiplies experts, for a model with as many experts of that shape on a rank.
+/// Throws UsageError and Error naming the remedy when some rank cannot do what is asked for.
+void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, const ExpertShape& experts,
+                           const Communicator& comm);
 
 /// Collective, before a model is loaded on GPUs. Says on rank 0, unless quiet, what goes where in the first ranks'
 /// GPUs, and what attends. cache: bytes of keys and values, besides. Throws Error with the shortfall where it does not

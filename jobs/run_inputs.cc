@@ -120,6 +120,7 @@ RunInputs::RunInputs(const OptionParser& options, RunsOn runs_on, const Communic
       threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(comm)),
       binding(gather_binding(threads, device, comm)) {
   choose_attention(device, parser, config.attention_shape(), context, comm);
+  choose_grouped_matmul(device, parser, config.experts_of_rank(comm.size()), comm);
   if (threads < 1) throw UsageError("is " + std::to_string(threads), "--threads", "give at least 1");
   if (context > config.max_positions && comm.rank() == 0 && !parser.flag("quiet"))
     std::cerr << "note: windows of " << context << " tokens are longer than the " << config.max_positions
@@ -210,6 +211,7 @@ json RunInputs::identity(const BlockOptions& blocks) const {
                    {"on-bad-document", parser.get<std::string>("on-bad-document")}};
   if (device.on_gpu()) identity["device"] = "gpu";                                  // whose bits are not those of a CPU
   if (device.attention == AttentionKernel::cudnn) identity["attention"] = "cudnn";  // nor those of our own kernel
+  if (device.grouped_matmul != GroupedMatmulKind::cublaslt) identity["grouped-matmul"] = name_of(device.grouped_matmul);
   return identity;
 }
 
@@ -222,6 +224,7 @@ std::string RunInputs::run_json(const json& identity) const {
   options["transport"] = device.transport;
   options["precision"] = precision_name();
   if (device.on_gpu()) options["attention"] = device.attention == AttentionKernel::cudnn ? "cudnn" : "own";
+  if (device.on_gpu()) options["grouped-matmul"] = name_of(device.grouped_matmul);
   json environment = {{"version", version()},
                       {"commit", git_commit()},
                       {"ranks", comm.size()},

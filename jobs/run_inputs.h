@@ -46,7 +46,7 @@ struct RunInputs {
   std::string run_json(const nlohmann::json& identity) const;
   std::vector<CorpusExtent> extents() const;
   std::string precision_name() const { return device.precision == Precision::f32 ? "f32" : "bf16"; }
-  ModelOptions model_options() const { return {device.precision, device.device, device.attention, context}; }
+  ModelOptions model_options() const { return device.model_options(context); }
 
   const OptionParser& parser;
   const Communicator& comm;

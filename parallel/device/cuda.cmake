@@ -1,10 +1,10 @@
-# CUDA, NCCL and cuDNN, where they are found: targets switchyard_cuda, switchyard_nccl and switchyard_cudnn. A missing target means that stubs are
+# CUDA, NCCL, cuDNN and CUTLASS, where they are found: targets switchyard_cuda, switchyard_nccl, switchyard_cudnn and switchyard_cutlass. A missing target means that stubs are
 # built in their place.
 #   SWITCHYARD_CUDA  AUTO: what is there; ON: an error where the compiler is missing; OFF: neither looked for nor used
 #   SWITCHYARD_PYPI  a folder of `pip install --target`, whose headers and libraries are taken before the system's
 set(SWITCHYARD_CUDA AUTO CACHE STRING "AUTO, ON or OFF")
 set_property(CACHE SWITCHYARD_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(SWITCHYARD_PYPI "" CACHE PATH "folder of pip install --target: nvidia-cudnn-frontend, nvidia-nccl-cu13")
+set(SWITCHYARD_PYPI "" CACHE PATH "folder of pip install --target: nvidia-cudnn-frontend, nvidia-cutlass, nvidia-nccl-cu13")
 
 if(NOT SWITCHYARD_CUDA STREQUAL "OFF")
   include(CheckLanguage)
@@ -65,6 +65,24 @@ if(TARGET switchyard_cuda)
   endif()
 endif()
 
+# CUTLASS: headers alone, of a version that was tried.
+if(TARGET switchyard_cuda)
+  find_path(CUTLASS_INCLUDE_DIR cutlass/version.h HINTS ${SWITCHYARD_PYPI}/cutlass_library/source PATH_SUFFIXES include)
+  set(cutlass_version 0)
+  if(EXISTS ${CUTLASS_INCLUDE_DIR}/cutlass/version.h)
+    file(STRINGS ${CUTLASS_INCLUDE_DIR}/cutlass/version.h lines REGEX "define CUTLASS_(MAJOR|MINOR) ")
+    string(REGEX REPLACE "[^0-9;]" "" cutlass_version "${lines}")
+    list(JOIN cutlass_version "." cutlass_version)
+  endif()
+  if(cutlass_version VERSION_GREATER_EQUAL 4.2)
+    add_library(switchyard_cutlass INTERFACE)
+    target_include_directories(switchyard_cutlass SYSTEM INTERFACE ${CUTLASS_INCLUDE_DIR})
+    target_link_libraries(switchyard_cutlass INTERFACE switchyard_cuda)
+  else()
+    message(STATUS "no headers of CUTLASS 4.2 or newer: there is no --grouped-matmul cutlass")
+  endif()
+endif()
+
 # Which sources of a floor are not built here: those that need CUDA or NCCL where it is missing, else the stubs that stand in for them.
 if(TARGET switchyard_cuda)
   set(SWITCHYARD_ABSENT_SOURCES "gpu_stub\\.cc$")
@@ -79,4 +97,8 @@ endif()
 string(APPEND SWITCHYARD_ABSENT_SOURCES "|cudnn_graph\\.cc$")  # compiled by itself
 if(TARGET switchyard_cudnn)
   string(APPEND SWITCHYARD_ABSENT_SOURCES "|cudnn_graph_stub\\.cc$")
+endif()
+string(APPEND SWITCHYARD_ABSENT_SOURCES "|cutlass_product\\.cu$")  # likewise
+if(TARGET switchyard_cutlass)
+  string(APPEND SWITCHYARD_ABSENT_SOURCES "|cutlass_product_stub\\.cc$")
 endif()

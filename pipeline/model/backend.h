@@ -12,6 +12,7 @@
 #include "pipeline/model/attention_kernel.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/checkpoint_tensors.h"
+#include "pipeline/model/grouped_matmul_kind.h"
 #include "pipeline/model/kv_cache.h"
 #include "pipeline/model/model_config.h"
 #include "pipeline/model/routing.h"
@@ -149,9 +150,9 @@ class Backend {
 
 /// Throws Error when this CPU cannot multiply the type.
 std::unique_ptr<Backend> make_cpu_backend(const ModelConfig& config, DType type);
-/// For the GPU of this process (use_gpu). attention, context: as in ModelOptions. Throws Error in a build without CUDA,
-/// and with its reason where cuDNN is to attend and cannot.
+/// For the GPU of this process (use_gpu). attention, context, grouped_matmul: as in ModelOptions. Throws Error in a
+/// build without CUDA, and with its reason where cuDNN is to attend and cannot.
 std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type, AttentionKernel attention,
-                                          std::int64_t context);
+                                          std::int64_t context, GroupedMatmulKind grouped_matmul);
 
 }  // namespace switchyard

@@ -9,7 +9,7 @@ constexpr const char* kNoGpus = "this build of switchyard cannot use GPUs";
 }  // namespace
 
 std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& /*config*/, DType /*type*/, AttentionKernel /*attention*/,
-                                          std::int64_t /*context*/) {
+                                          std::int64_t /*context*/, GroupedMatmulKind /*grouped_matmul*/) {
   throw Error(kNoGpus, {}, "build it where the CUDA compiler nvcc is on the PATH, with -DSWITCHYARD_CUDA=ON");
 }
 
@@ -18,6 +18,13 @@ std::optional<std::string> why_not_cudnn(const AttentionShape& /*heads*/, std::i
 std::string describe(AttentionKernel kernel) {
   if (kernel == AttentionKernel::cudnn) throw Error(kNoGpus);
   return "own kernel";
+}
+
+std::optional<std::string> why_not(GroupedMatmulKind /*kind*/, const ExpertShape& /*experts*/) { return kNoGpus; }
+
+std::vector<GroupedMatmulSpeed> measure_grouped_matmuls(const ExpertShape& /*experts*/, std::int64_t /*rows*/,
+                                                        int /*repetitions*/) {
+  throw Error(kNoGpus);
 }
 
 }  // namespace switchyard

@@ -16,8 +16,9 @@ DType matmul_type(Precision precision) { return precision == Precision::bf16 ? D
 
 std::unique_ptr<Backend> make_backend(const ModelConfig& config, const ModelOptions& options) {
   const DType type = matmul_type(options.precision);
-  return options.device == Device::gpu ? make_gpu_backend(config, type, options.attention, options.context)
-                                       : make_cpu_backend(config, type);
+  return options.device == Device::gpu
+             ? make_gpu_backend(config, type, options.attention, options.context, options.grouped_matmul)
+             : make_cpu_backend(config, type);
 }
 
 /// What one half of a layer adds to the residual stream: at once, or, where a norm comes before, summed apart first.

@@ -13,6 +13,7 @@
 #include "pipeline/model/attention_kernel.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/expert_moves.h"
+#include "pipeline/model/grouped_matmul_kind.h"
 #include "pipeline/model/kv_cache.h"
 #include "pipeline/model/model_config.h"
 #include "pipeline/model/routing.h"
@@ -27,7 +28,8 @@ struct ModelOptions {
   Precision precision = Precision::bf16;
   Device device = Device::cpu;  // or gpu: that of this process (use_gpu)
   AttentionKernel attention = AttentionKernel::own;
-  std::int64_t context = 0;  // tokens of the longest windows, if that is known
+  std::int64_t context = 0;                                        // tokens of the longest windows, if that is known
+  GroupedMatmulKind grouped_matmul = GroupedMatmulKind::cublaslt;  // of GPUs, in bf16
 };
 
 /// Memory a rank needs, of its device, from the checkpoint's shapes alone (for --dry-run and the start-up table).

@@ -9,6 +9,7 @@
 #include "io/routing_schema.h"
 #include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/gated_ffn.h"
+#include "pipeline/model/grouped_matmul_kind.h"
 #include "pipeline/model/routing.h"
 
 namespace switchyard {
@@ -56,6 +57,8 @@ struct ModelConfig {
             .scale = attention_scale,
             .softcap = attention_softcap};
   }
+  /// Of a MoE layer spread evenly; 0: there are none.
+  ExpertShape experts_of_rank(int n_ranks) const { return {(n_experts + n_ranks - 1) / n_ranks, d_model, d_ff}; }
   ModelFacts facts(const std::string& name) const;
 };
 

@@ -68,6 +68,31 @@ class Gpu(support.TestCase):
             self.assertEqual(done.returncode, code)
             self.assertRegex(done.stderr, text)
 
+    def test_a_grouped_product_is_chosen_for_the_whole_run(self):
+        first, _ = self.route("cublaslt", precision="bf16")
+        second, _ = self.route("cutlass", "--grouped-matmul", "cutlass", precision="bf16", ranks=2)
+        for out, chosen, identity in ((first, "cublaslt", None), (second, "cutlass", "cutlass")):
+            run = json.loads((out / "run.json").read_text())
+            self.assertEqual((run["options"]["grouped-matmul"], run["identity"].get("grouped-matmul")), (chosen, identity))
+        with h5py.File(first / "routing.h5") as a, h5py.File(second / "routing.h5") as b:
+            np.testing.assert_array_equal(a["tokens/id"], b["tokens/id"])
+            np.testing.assert_allclose(a["tokens/loss"], b["tokens/loss"], rtol=0.05, atol=0.05)
+        words = ("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--context", 32, "--batch-tokens", 64, "--block-tokens", 200)
+        for out, more in ((first, ("--grouped-matmul", "cutlass")), (second, ())):
+            done = support.run(*words, "--precision", "bf16", "--record", "logits", "--out", out, *more)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("grouped-matmul", done.stderr)
+
+    def test_a_grouped_product_that_cannot_be_is_refused(self):
+        words = ("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "none", "--dry-run")
+        for more, code, text in ((("cudnn",), 1, r"--grouped-matmul cudnn: .*cuDNN.*use --grouped-matmul cublaslt"),
+                                 (("fast",), 2, "--grouped-matmul: unknown grouped product 'fast'; give cublaslt, cudnn or cutlass"),
+                                 (("cutlass", "--precision", "f32"), 2, "--grouped-matmul cutlass: multiplies bf16 alone"),
+                                 (("cutlass", "--device", "cpu"), 2, "--grouped-matmul: chooses between kernels of GPUs, and this run is on CPUs")):
+            done = support.run(*words, "--grouped-matmul", *more, ranks=2)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertRegex(done.stderr, text)
+
     def test_rows_are_those_of_any_number_of_ranks_and_near_those_of_the_cpu(self):
         one, _ = self.route("one")
         for ranks in (2, 3):
@@ -219,6 +244,9 @@ class Gpu(support.TestCase):
         done = self.switchyard("bench", "--model", self.model, "--context", 16, "--batch-tokens", 32, "--repetitions", 1, "--device", "gpu")
         self.assertRegex(done.stdout, r"(?m)^gpu: fake GPU, 1 ranks x \d+ threads, bf16, context 16, 32 tokens a step, .*loaded .*/s$")
         self.assertEqual(len(re.findall(r"(?m)^record \w+ +\d", done.stdout)), 4)
+        self.assertRegex(done.stdout, r"(?m)^experts' products in bf16 by cublaslt +\d+\.\d+ ms +\d+\.\d+ TFLOP/s +1\.00 x cublaslt$")
+        self.assertRegex(done.stdout, r"(?m)^experts' products in bf16 by cutlass +\d+\.\d+ ms +\d+\.\d+ TFLOP/s +\d+\.\d+ x cublaslt$")
+        self.assertRegex(done.stdout, r"(?m)^experts' products in bf16 by cudnn +cannot be measured: ")
 
     def test_what_cannot_be_is_refused_with_the_remedy(self):
         inputs = ["--model", self.model, "--corpus", f"t={self.corpus},id=id", "--context", 32]

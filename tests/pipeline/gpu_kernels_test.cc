@@ -22,6 +22,7 @@
 #include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/cuda/activation.h"
 #include "pipeline/kernels/cuda/attention.h"
+#include "pipeline/kernels/cuda/cutlass_product.h"
 #include "pipeline/kernels/cuda/fused_attention.h"
 #include "pipeline/kernels/cuda/gated_experts.h"
 #include "pipeline/kernels/cuda/grouped_matmul.h"
@@ -401,6 +402,11 @@ TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
 TEST(GpuKernelsTest, ExpertsOfCudnnAreThoseOfTheCpuAndARowsBitsItsOwn) {
   if (const auto reason = why_no_cudnn()) GTEST_SKIP() << *reason;
   expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cudnn_grouped_matmul);
+}
+
+TEST(GpuKernelsTest, ExpertsOfCutlassAreThoseOfTheCpuAndARowsBitsItsOwn) {
+  if (const auto reason = gpu::why_no_cutlass()) GTEST_SKIP() << *reason;
+  expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cutlass_grouped_matmul);
 }
 
 }  // namespace

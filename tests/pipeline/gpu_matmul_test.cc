@@ -3,12 +3,15 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <vector>
 
 #include "parallel/device/device_memory.h"
+#include "pipeline/kernels/cuda/group_arguments.h"
 #include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
 #include "tests/support/fake_gpu/fake_gpu.h"
@@ -68,28 +71,58 @@ TEST_P(GpuMatmulTest, MultipliesRowsByRowsOfWeights) {
   }
 }
 
-TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpert) {
+using MakeGroupedMatmul = std::unique_ptr<gpu::GroupedMatmul> (*)(gpu::StackedWeights, DType);
+
+void expect_rows_to_meet_the_weights_of_their_expert(MakeGroupedMatmul make, DType in, DType out, std::int64_t n_out,
+                                                     std::int64_t n_in) {
   constexpr std::int64_t kExperts = 5;
-  constexpr std::int64_t kOut = 6;
-  constexpr std::int64_t kIn = 9;  // rows begin at any multiple of 18 or 36 bytes
-  const Tensor weights = random_tensor(GetParam(), kExperts * kOut, kIn, 3);
-  const auto experts = gpu::make_cublaslt_grouped_matmul({copy_to(Device::gpu, weights), kExperts}, GetParam());
+  const Tensor weights = random_tensor(in, kExperts * n_out, n_in, 3);
+  const auto experts = make({copy_to(Device::gpu, weights), kExperts}, out);
   const std::vector<std::int32_t> rows_per_expert = {3, 0, 1, 70, 0};
-  const Tensor rows = random_tensor(GetParam(), 74, kIn, 4);
+  const Tensor rows = random_tensor(in, 74, n_in, 4);
   const Tensor found = copy_to(Device::cpu, experts->run(copy_to(Device::gpu, rows), rows_per_expert));
-  ASSERT_EQ(found.dtype(), GetParam());
+  ASSERT_EQ(found.dtype(), out);
   std::int64_t row = 0;
   for (std::size_t e = 0; e < rows_per_expert.size(); ++e) {
     for (std::int32_t i = 0; i < rows_per_expert[e]; ++i, ++row) {
-      for (std::int64_t c = 0; c < kOut; ++c) {
-        const float expected = product(rows, row, weights, static_cast<std::int64_t>(e) * kOut + c);
-        EXPECT_EQ(element(found, row, c), GetParam() == DType::f32 ? expected : static_cast<float>(Bf16(expected)));
+      for (std::int64_t c = 0; c < n_out; ++c) {
+        const float expected = product(rows, row, weights, static_cast<std::int64_t>(e) * n_out + c);
+        EXPECT_EQ(element(found, row, c), out == DType::f32 ? expected : static_cast<float>(Bf16(expected)));
       }
     }
   }
   EXPECT_EQ(row, 74);
   const std::vector<std::int32_t> none(kExperts);
-  EXPECT_EQ(experts->run(Tensor(GetParam(), 0, kIn, Device::gpu), none).rows(), 0);
+  EXPECT_EQ(experts->run(Tensor(in, 0, n_in, Device::gpu), none).rows(), 0);
+}
+
+TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpert) {
+  // Rows begin at any multiple of 18 or 36 bytes.
+  expect_rows_to_meet_the_weights_of_their_expert(gpu::make_cublaslt_grouped_matmul, GetParam(), GetParam(), 6, 9);
+}
+
+TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpertByCutlass) {
+  expect_rows_to_meet_the_weights_of_their_expert(gpu::make_cutlass_grouped_matmul, DType::bf16, GetParam(), 24, 16);
+}
+
+TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
+  const Tensor rows(DType::bf16, 74, 16);
+  const Tensor weights(DType::bf16, std::int64_t{5} * 24, 16);
+  Tensor out(GetParam(), 74, 24);
+  const gpu::GroupArguments groups =
+      gpu::group_arguments(rows, weights, std::vector<std::int32_t>{3, 0, 1, 70, 0}, out);
+  constexpr std::array kExperts = {0, 2, 3};
+  constexpr std::array kRows = {3, 1, 70};
+  constexpr std::array kBegins = {0, 3, 4};
+  ASSERT_EQ(groups.shapes.size(), kExperts.size());
+  for (std::size_t g = 0; g < kExperts.size(); ++g) {
+    EXPECT_EQ(groups.shapes[g].m, kRows[g]);
+    EXPECT_EQ(groups.shapes[g].n, 24);
+    EXPECT_EQ(groups.shapes[g].k, 16);
+    EXPECT_EQ(groups.rows[g], rows.data<Bf16>() + kBegins[g] * 16);
+    EXPECT_EQ(groups.weights[g], weights.data<Bf16>() + kExperts[g] * 24 * 16);
+    EXPECT_EQ(groups.products[g], out.bytes() + kBegins[g] * 24 * size_of(GetParam()));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, GpuMatmulTest, testing::Values(DType::f32, DType::bf16));

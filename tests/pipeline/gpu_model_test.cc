@@ -298,7 +298,7 @@ TEST(GpuModelTest, RowsToSendLieWhereTheTransportWantsThem) {
   config.head_dim = 8;
   config.d_ff = 8;
   config.top_k = 1;
-  const auto backend = make_gpu_backend(config, DType::f32, AttentionKernel::own, 4);
+  const auto backend = make_gpu_backend(config, DType::f32, AttentionKernel::own, 4, GroupedMatmulKind::cublaslt);
   // Rank 0 of two, which holds two of four experts: each rank sends it one row for each.
   const auto placement = ExpertPlacement::contiguous(1, 4, 2).layer(0);
   const std::vector<std::int32_t> ids = {3, 0, 1, 2};

@@ -34,5 +34,11 @@ std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weigh
 /// whatever other rows there are, so that a row's bits should be its own; tests on a GPU look whether that is so.
 /// Throws Error with the reason when cuDNN cannot be used, or has no plan for such weights.
 std::unique_ptr<GroupedMatmul> make_cudnn_grouped_matmul(StackedWeights weights, DType out);
+/// Throws as it would, for weights of that shape.
+void check_cudnn_grouped_matmul(std::int64_t n_experts, std::int64_t n_out, std::int64_t n_in, DType out);
+
+/// One kernel of CUTLASS for all experts, of bf16 weights whose n_out and n_in are multiples of kCutlassMultiple:
+/// cutlass_product.h.
+std::unique_ptr<GroupedMatmul> make_cutlass_grouped_matmul(StackedWeights weights, DType out);
 
 }  // namespace switchyard::gpu

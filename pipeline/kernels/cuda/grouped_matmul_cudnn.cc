@@ -79,6 +79,10 @@ class CudnnGroupedMatmul : public GroupedMatmul {
 
 }  // namespace
 
+void check_cudnn_grouped_matmul(std::int64_t n_experts, std::int64_t n_out, std::int64_t n_in, DType out) {
+  graph_of({.n_experts = n_experts, .n_rows = kTypicalRows, .n_out = n_out, .n_in = n_in, .out = out}, {});
+}
+
 std::unique_ptr<GroupedMatmul> make_cudnn_grouped_matmul(StackedWeights weights, DType out) {
   return std::make_unique<CudnnGroupedMatmul>(std::move(weights), out);
 }

@@ -13,11 +13,11 @@
 #include "pipeline/kernels/cuda/attention.h"
 #include "pipeline/kernels/cuda/fused_attention.h"
 #include "pipeline/kernels/cuda/gated_experts.h"
-#include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
 #include "pipeline/kernels/cuda/router.h"
 #include "pipeline/kernels/cuda/rows.h"
 #include "pipeline/kernels/cuda/token_loss.h"
+#include "pipeline/model/cuda/make_grouped_matmul.h"
 #include "pipeline/model/cuda/weight_uploads.h"
 
 namespace switchyard {
@@ -83,11 +83,13 @@ class GpuFeedForward : public FeedForward {
 
 class GpuExperts : public Experts {
  public:
-  GpuExperts(std::int64_t count, const ModelConfig& config, DType type, gpu::WeightUploads& uploads)
+  GpuExperts(std::int64_t count, const ModelConfig& config, DType type, GroupedMatmulKind kind,
+             gpu::WeightUploads& uploads)
       : count_(count),
         d_ff_(config.d_ff),
         d_model_(config.d_model),
         activation_(config.activation),
+        kind_(kind),
         uploads_(uploads),
         gate_up_(type, count * 2 * d_ff_, d_model_, Device::gpu),
         down_(type, count * d_model_, d_ff_, Device::gpu) {}
@@ -100,8 +102,8 @@ class GpuExperts : public Experts {
     uploads_.copy(at(down_, added_ * d_model_), std::move(weights.down));
     if (++added_ < count_) return;
     const DType type = down_.dtype();
-    experts_ = {.gate_up = gpu::make_cublaslt_grouped_matmul({std::move(gate_up_), count_}, DType::f32),
-                .down = gpu::make_cublaslt_grouped_matmul({std::move(down_), count_}, type),
+    experts_ = {.gate_up = make_grouped_matmul(kind_, {std::move(gate_up_), count_}, DType::f32),
+                .down = make_grouped_matmul(kind_, {std::move(down_), count_}, type),
                 .activation = activation_};
   }
 
@@ -120,6 +122,7 @@ class GpuExperts : public Experts {
 
   std::int64_t count_, d_ff_, d_model_;
   Activation activation_;
+  GroupedMatmulKind kind_;
   gpu::WeightUploads& uploads_;
   Tensor gate_up_, down_;  // until all are there
   std::int64_t added_ = 0;
@@ -290,8 +293,13 @@ class GpuClock : public LapClock {
 
 class GpuBackend : public Backend {
  public:
-  GpuBackend(const ModelConfig& config, DType type, AttentionKernel attention, std::int64_t context)
-      : config_(config), type_(type), shape_(config.attention_shape()), angles_(config) {
+  GpuBackend(const ModelConfig& config, DType type, AttentionKernel attention, std::int64_t context,
+             GroupedMatmulKind grouped_matmul)
+      : config_(config),
+        type_(type),
+        grouped_matmul_(grouped_matmul),
+        shape_(config.attention_shape()),
+        angles_(config) {
     if (attention == AttentionKernel::cudnn && type == DType::bf16) fused_attention_.emplace(shape_, context);
   }
 
@@ -321,7 +329,7 @@ class GpuBackend : public Backend {
                                             config_.activation);
   }
   std::unique_ptr<Experts> make_experts(std::int64_t count) override {
-    return std::make_unique<GpuExperts>(count, config_, type_, uploads_);
+    return std::make_unique<GpuExperts>(count, config_, type_, grouped_matmul_, uploads_);
   }
   std::unique_ptr<Head> make_head(Tensor weights) override {
     return std::make_unique<GpuHead>(uploads_.copy(std::move(weights)));
@@ -363,6 +371,7 @@ class GpuBackend : public Backend {
 
   ModelConfig config_;
   DType type_;
+  GroupedMatmulKind grouped_matmul_;
   AttentionShape shape_;
   DeviceAngles angles_;
   std::optional<gpu::FusedAttention> fused_attention_;
@@ -372,8 +381,8 @@ class GpuBackend : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_gpu_backend(const ModelConfig& config, DType type, AttentionKernel attention,
-                                          std::int64_t context) {
-  return std::make_unique<GpuBackend>(config, type, attention, context);
+                                          std::int64_t context, GroupedMatmulKind grouped_matmul) {
+  return std::make_unique<GpuBackend>(config, type, attention, context, grouped_matmul);
 }
 
 }  // namespace switchyard

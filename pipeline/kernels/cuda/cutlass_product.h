@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "parallel/tensor.h"
+
+namespace switchyard::gpu {
+
+/// Rows [m, k] of an expert, its weights [n, k], products [m, n].
+struct GroupShape {
+  std::int32_t m, n, k;
+};
+
+/// A product for each group; arrays of a value each, in GPU memory. All matrices are row-major.
+struct GroupedProduct {
+  std::int32_t n_groups;
+  const GroupShape* shapes;
+  const void* const* rows;          // bf16
+  const void* const* weights;       // bf16
+  void* const* products;            // of the type asked for
+  const std::int64_t* in_strides;   // of rows and weights, elements
+  const std::int64_t* out_strides;  // of products, elements
+};
+
+/// Elements of which n and k are multiples, so that rows begin where the GPU's copies of tiles may.
+inline constexpr std::int64_t kCutlassMultiple = 8;
+
+/// Why this build and this process's GPU cannot multiply so; nothing where they can.
+std::optional<std::string> why_no_cutlass();
+
+/// All of them by one kernel of CUTLASS for sm_90a, in the compute stream: tiles of one size, each summed over k in one
+/// order. Throws Error when it cannot be launched.
+void run_cutlass(const GroupedProduct& product, DType out);
+
+}  // namespace switchyard::gpu

@@ -1,0 +1,17 @@
+#include "parallel/error.h"
+#include "pipeline/kernels/cuda/cutlass_product.h"
+
+namespace switchyard::gpu {
+namespace {
+
+constexpr const char* kNoCutlass = "this build of switchyard is without CUTLASS";
+
+}  // namespace
+
+std::optional<std::string> why_no_cutlass() { return kNoCutlass; }
+
+void run_cutlass(const GroupedProduct& /*product*/, DType /*out*/) {
+  throw Error(kNoCutlass, {}, "use --grouped-matmul cublaslt");
+}
+
+}  // namespace switchyard::gpu

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace switchyard {
+
+/// What multiplies rows with their experts' weights on a GPU: cublasLt once an expert, or one kernel for all of them by
+/// cuDNN or CUTLASS, in bf16 alone. The bits of the three differ.
+enum class GroupedMatmulKind : std::uint8_t { cublaslt, cudnn, cutlass };
+
+inline constexpr std::array kGroupedMatmulKinds = {GroupedMatmulKind::cublaslt, GroupedMatmulKind::cudnn,
+                                                   GroupedMatmulKind::cutlass};
+
+constexpr const char* name_of(GroupedMatmulKind kind) {
+  switch (kind) {
+    case GroupedMatmulKind::cudnn:
+      return "cudnn";
+    case GroupedMatmulKind::cutlass:
+      return "cutlass";
+    default:
+      return "cublaslt";
+  }
+}
+
+/// Experts of a rank, in one layer.
+struct ExpertShape {
+  std::int64_t n_experts;
+  std::int64_t d_model, d_ff;
+};
+
+/// Why such experts in bf16 cannot be multiplied so on the GPU of this process; nothing where they can.
+std::optional<std::string> why_not(GroupedMatmulKind kind, const ExpertShape& experts);
+
+struct GroupedMatmulSpeed {
+  GroupedMatmulKind kind;
+  double seconds;  // of both products, gate with up and down: the median
+};
+
+/// How fast each kind that is there multiplies `rows` rows in bf16, spread evenly over the experts, on this process's
+/// GPU. Takes memory for the weights of one layer.
+std::vector<GroupedMatmulSpeed> measure_grouped_matmuls(const ExpertShape& experts, std::int64_t rows, int repetitions);
+
+}  // namespace switchyard
