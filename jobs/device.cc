@@ -74,11 +74,18 @@ std::string parse_transport(const OptionParser& parser, const ComputeDevice& dev
   return text;
 }
 
-/// Collective. The first rank's reason against something, if any has one; empty: none.
-std::string reason_of_any(const std::optional<std::string>& reason, const Communicator& comm) {
-  const std::vector<std::string> reasons = comm.all_gather(reason.value_or(""));
+/// Why something cannot be, and on which rank.
+struct Reason {
+  std::ptrdiff_t rank;
+  std::string text;
+};
+
+/// Collective. The first rank's reason; an empty one is none.
+std::optional<Reason> first_reason(const std::string& mine, const Communicator& comm) {
+  const std::vector<std::string> reasons = comm.all_gather(mine);
   const auto found = std::ranges::find_if(reasons, [](const std::string& of_rank) { return !of_rank.empty(); });
-  return found == reasons.end() ? std::string() : *found;
+  if (found == reasons.end()) return std::nullopt;
+  return Reason{found - reasons.begin(), *found};
 }
 
 /// What a rank's GPU is to hold, bytes.
@@ -150,14 +157,14 @@ void choose_attention(ComputeDevice& device, const OptionParser& parser, const A
   if (text == "cudnn" && device.precision == Precision::f32)
     throw UsageError("attends in bf16 alone", "--attention cudnn", "use --precision bf16, or --attention own");
   if (text == "own" || !device.on_gpu() || device.precision == Precision::f32) return;
-  const std::string reason = reason_of_any(why_not_cudnn(heads, context), comm);
-  if (reason.empty()) {
+  const std::optional<Reason> reason = first_reason(why_not_cudnn(heads, context).value_or(""), comm);
+  if (!reason) {
     device.attention = AttentionKernel::cudnn;
     device.attention_text = describe(device.attention);
   } else if (text == "cudnn") {
-    throw Error(reason, "--attention cudnn", "or use --attention own");
+    throw Error(reason->text, "--attention cudnn", "or use --attention own");
   } else {
-    device.attention_text = "own kernel (" + reason + ")";
+    device.attention_text = "own kernel (" + reason->text + ")";
   }
 }
 
@@ -174,8 +181,8 @@ void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, co
   if (*kind != GroupedMatmulKind::cublaslt && device.precision == Precision::f32)
     throw UsageError("multiplies bf16 alone", "--grouped-matmul " + text,
                      "use --precision bf16, or --grouped-matmul cublaslt");
-  const std::string reason = reason_of_any(why_not(*kind, experts), comm);
-  if (!reason.empty()) throw Error(reason, "--grouped-matmul " + text, "or use --grouped-matmul cublaslt");
+  const std::optional<Reason> reason = first_reason(why_not(*kind, experts).value_or(""), comm);
+  if (reason) throw Error(reason->text, "--grouped-matmul " + text, "or use --grouped-matmul cublaslt");
   device.grouped_matmul = *kind;
 }
 
@@ -217,10 +224,9 @@ void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std
 std::unique_ptr<EnergyMeter> make_energy_meter(const ComputeDevice& device, bool quiet, const Communicator& comm) {
   if (!device.on_gpu()) return nullptr;
   auto meter = std::make_unique<EnergyMeter>(*device.gpu, comm);
-  const std::vector<std::string> reasons = comm.all_gather(meter->reason_unknown());
-  const auto unknown = std::ranges::find_if(reasons, [](const std::string& reason) { return !reason.empty(); });
-  if (unknown != reasons.end() && comm.rank() == 0 && !quiet)
-    std::cerr << "energy is not recorded, rank " << unknown - reasons.begin() << ": " << *unknown << "\n";
+  const std::optional<Reason> unknown = first_reason(meter->reason_unknown(), comm);
+  if (unknown && comm.rank() == 0 && !quiet)
+    std::cerr << "energy is not recorded, rank " << unknown->rank << ": " << unknown->text << "\n";
   return meter;
 }
 

@@ -191,19 +191,25 @@ SWITCHYARD_AMX void amx_multiply_blocks(const AmxRows& left, std::int64_t row, s
   _tile_release();
 }
 
-SWITCHYARD_AMX void amx_write_block(const float* block, std::int64_t rows, Bf16* out, std::int64_t stride) {
-  for (std::int64_t r = 0; r < rows; ++r, block += kAmxBlock, out += stride) {
-    const auto narrow = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(block + kSide), _mm512_loadu_ps(block));
-    std::memcpy(static_cast<void*>(out), &narrow, sizeof narrow);
-  }
+SWITCHYARD_AMX void amx_write_blocks(const float* blocks, std::int64_t rows, std::int64_t n, Bf16* out,
+                                     std::int64_t stride) {
+  for (std::int64_t column = 0; column < n; column += kAmxBlock, blocks += amx_block_rows(rows) * kAmxBlock)
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* from = blocks + r * kAmxBlock;
+      const auto narrow = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + kSide), _mm512_loadu_ps(from));
+      std::memcpy(static_cast<void*>(out + r * stride + column), &narrow, sizeof narrow);
+    }
 }
 
-SWITCHYARD_AMX void amx_write_block(const float* block, std::int64_t rows, bool add, float* out, std::int64_t stride) {
-  for (std::int64_t r = 0; r < rows; ++r, block += kAmxBlock, out += stride)
-    for (std::int64_t c = 0; c < kAmxBlock; c += kSide) {
-      const __m512 sums = _mm512_loadu_ps(block + c);
-      _mm512_storeu_ps(out + c, add ? _mm512_add_ps(_mm512_loadu_ps(out + c), sums) : sums);
-    }
+SWITCHYARD_AMX void amx_write_blocks(const float* blocks, std::int64_t rows, std::int64_t n, bool add, float* out,
+                                     std::int64_t stride) {
+  for (std::int64_t column = 0; column < n; column += kAmxBlock, blocks += amx_block_rows(rows) * kAmxBlock)
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < kAmxBlock; c += kSide) {
+        float* to = out + r * stride + column + c;
+        const __m512 sums = _mm512_loadu_ps(blocks + r * kAmxBlock + c);
+        _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sums) : sums);
+      }
 }
 
 #else
@@ -218,9 +224,9 @@ void amx_multiply_blocks(const AmxRows&, std::int64_t, std::int64_t, const std::
   std::abort();
 }
 
-void amx_write_block(const float*, std::int64_t, Bf16*, std::int64_t) { std::abort(); }
+void amx_write_blocks(const float*, std::int64_t, std::int64_t, Bf16*, std::int64_t) { std::abort(); }
 
-void amx_write_block(const float*, std::int64_t, bool, float*, std::int64_t) { std::abort(); }
+void amx_write_blocks(const float*, std::int64_t, std::int64_t, bool, float*, std::int64_t) { std::abort(); }
 
 #endif
 

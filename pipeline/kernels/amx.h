@@ -74,9 +74,11 @@ constexpr std::int64_t amx_block_rows(std::int64_t n) { return (n + kAmxBlock - 
 void amx_multiply_blocks(const AmxRows& left, std::int64_t row, std::int64_t rows, const std::byte* packed,
                          std::int64_t n, float* blocks);
 
-/// out[r, c] = block[r, c] for r in [0, rows), `stride` elements from row to row.
-void amx_write_block(const float* block, std::int64_t rows, Bf16* out, std::int64_t stride);
-/// The same; `add`: it is added to what is there.
-void amx_write_block(const float* block, std::int64_t rows, bool add, float* out, std::int64_t stride);
+/// out [rows, n] = the blocks of a product of so many rows, the last ones perhaps not whole; `stride` elements from row
+/// to row.
+void amx_write_blocks(const float* blocks, std::int64_t rows, std::int64_t n, Bf16* out, std::int64_t stride);
+/// The same; `add`: they are added to what is there.
+void amx_write_blocks(const float* blocks, std::int64_t rows, std::int64_t n, bool add, float* out,
+                      std::int64_t stride);
 
 }  // namespace switchyard

@@ -188,17 +188,15 @@ void activate_blocks(const GatedFfn& expert, int panel, const AmxRows& left, con
 /// A piece's results, from the blocks of one panel of down.
 void write_blocks(const Work& work, int panel, const AmxRows& activation, const Segment& piece) {
   const PackedWeights& down = work.experts[piece.expert].down;
-  const float* block = down.multiply_blocks(panel, activation, piece.at, amx_block_rows(piece.rows()));
-  for (std::int64_t c = 0; c < down.panel_columns(panel); c += kAmxBlock)
-    for (std::int64_t row = piece.begin; row < piece.end; row += kAmxBlock, block += kAmxBlock * kAmxBlock) {
-      const std::int64_t rows = std::min(kAmxBlock, piece.end - row);
-      const std::int64_t column = panel * down.panel() + c;
-      if (work.out.dtype() == DType::bf16) {
-        amx_write_block(block, rows, work.out.row<Bf16>(row).data() + column, work.out.cols());
-      } else {
-        amx_write_block(block, rows, work.add, work.out.row<float>(row).data() + column, work.out.cols());
-      }
-    }
+  const float* blocks = down.multiply_blocks(panel, activation, piece.at, amx_block_rows(piece.rows()));
+  const std::int64_t columns = down.panel_columns(panel);
+  const std::int64_t column = panel * down.panel();
+  if (work.out.dtype() == DType::bf16) {
+    amx_write_blocks(blocks, piece.rows(), columns, work.out.row<Bf16>(piece.begin).data() + column, work.out.cols());
+  } else {
+    amx_write_blocks(blocks, piece.rows(), columns, work.add, work.out.row<float>(piece.begin).data() + column,
+                     work.out.cols());
+  }
 }
 
 void run_in_blocks(const Work& work) {
@@ -231,7 +229,7 @@ void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const 
          bool add) {
   if (rows.rows() == 0) return;
   const GatedFfn& shape = experts.front();
-  const bool blocks = shape.gate_up.in_blocks() && shape.down.in_blocks() && shape.d_ff() % kAmxBlock == 0;
+  const bool blocks = shape.gate_up.in_blocks() && shape.down.in_blocks();
   for (const std::vector<Segment>& portion :
        portions(by_expert(counts, experts.size()), shape.d_ff(), shape.down.dtype())) {
     (blocks ? run_in_blocks

@@ -60,12 +60,9 @@ void multiply_blocks(TensorView in, const PackedWeights& weights, Tensor& out, b
       const auto panel = static_cast<int>(task / pieces);
       const std::int64_t begin = task % pieces * kBlockedRows;
       const std::int64_t end = std::min(in.rows(), begin + kBlockedRows);
-      const float* block = weights.multiply_blocks(panel, left, begin, amx_block_rows(end - begin));
-      const std::int64_t columns = weights.panel_columns(panel);
-      for (std::int64_t column = 0; column < columns; column += kAmxBlock)
-        for (std::int64_t row = begin; row < end; row += kAmxBlock, block += kAmxBlock * kAmxBlock)
-          amx_write_block(block, std::min(kAmxBlock, end - row), add,
-                          out.row<float>(row).data() + panel * weights.panel() + column, out.cols());
+      const float* blocks = weights.multiply_blocks(panel, left, begin, amx_block_rows(end - begin));
+      amx_write_blocks(blocks, end - begin, weights.panel_columns(panel), add,
+                       out.row<float>(begin).data() + panel * weights.panel(), out.cols());
     }
   }
 }

@@ -75,10 +75,7 @@ void take_in_blocks(TensorView h, const PackedWeights& head, const Tokens& token
     const std::int64_t columns = head.panel_columns(panel);
     auto* logits = reinterpret_cast<float*>(
         thread_scratch(Scratch::scores, static_cast<std::size_t>(rows * columns) * sizeof(float)));
-    const float* block = head.multiply_blocks(panel, left, 0, rows);
-    for (std::int64_t c = 0; c < columns; c += kAmxBlock)
-      for (std::int64_t r = 0; r < rows; r += kAmxBlock, block += kAmxBlock * kAmxBlock)
-        amx_write_block(block, kAmxBlock, false, logits + r * columns + c, columns);
+    amx_write_blocks(head.multiply_blocks(panel, left, 0, rows), n, columns, false, logits, columns);
     tokens.take(logits, columns, panel * head.panel());
   }
 }
