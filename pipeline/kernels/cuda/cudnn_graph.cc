@@ -210,10 +210,11 @@ CudnnGraph::CudnnGraph(CudnnGraph&&) noexcept = default;
 
 const std::string& CudnnGraph::plan() const { return state_->plan; }
 
-void CudnnGraph::run(std::span<void* const> operands) const {
+void CudnnGraph::run(std::span<const void* const> operands) const {
   assert(state_->handle != nullptr);
   std::unordered_map<std::int64_t, void*> pointers;
-  for (std::size_t i = 0; i < operands.size(); ++i) pointers.emplace(uid_of(i), operands[i]);
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    pointers.emplace(uid_of(i), const_cast<void*>(operands[i]));  // NOLINT: cuDNN takes what it reads so, too
   DeviceArray<std::byte> workspace(static_cast<std::size_t>(state_->workspace_bytes));
   check(state_->graph->execute_plan_at_index(state_->handle, pointers, workspace.data(), state_->index), "run a graph");
 }

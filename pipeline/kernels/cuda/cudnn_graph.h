@@ -47,7 +47,7 @@ class CudnnGraph {
   /// The name of what computes it, and of its configuration.
   const std::string& plan() const;
   /// In the compute stream. operands: GPU memory, in the order that the graph's maker tells.
-  void run(std::span<void* const> operands) const;
+  void run(std::span<const void* const> operands) const;
 
  private:
   std::unique_ptr<State> state_;

@@ -23,7 +23,7 @@ CudnnDevice::CudnnDevice(CudnnDevice&&) noexcept = default;
 CudnnGraph::~CudnnGraph() = default;
 CudnnGraph::CudnnGraph(CudnnGraph&&) noexcept = default;
 const std::string& CudnnGraph::plan() const { throw_no_cudnn(); }
-void CudnnGraph::run(std::span<void* const> /*operands*/) const { throw_no_cudnn(); }
+void CudnnGraph::run(std::span<const void* const> /*operands*/) const { throw_no_cudnn(); }
 CudnnGraph plan_attention(const CudnnDevice& /*device*/, const AttentionGraphShape& /*shape*/,
                           const std::string& /*plan*/) {
   throw_no_cudnn();

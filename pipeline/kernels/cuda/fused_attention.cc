@@ -26,8 +26,6 @@ const CudnnGraph& graph_of(const AttentionGraphShape& shape, const std::string& 
   return known.emplace(key, plan_attention(CudnnDevice::current(), shape, plan)).first->second;
 }
 
-void* address(const void* data) { return const_cast<void*>(data); }  // NOLINT: cuDNN takes what it reads so, too
-
 }  // namespace
 
 WindowLayout lay_out(std::span<const std::int32_t> offsets, const AttentionShape& heads) {
@@ -75,14 +73,14 @@ Tensor FusedAttention::attend(const Tensor& q, const Tensor& k, const Tensor& v,
       chosen_->plan());
   Tensor out(DType::bf16, q.rows(), q.cols(), Device::gpu);
   using Operand = AttentionGraphShape::Operand;
-  std::array<void*, Operand::n_operands> operands = {};
-  operands[Operand::queries] = address(q.bytes());
-  operands[Operand::keys] = address(k.bytes());
-  operands[Operand::values] = address(v.bytes());
+  std::array<const void*, Operand::n_operands> operands = {};
+  operands[Operand::queries] = q.bytes();
+  operands[Operand::keys] = k.bytes();
+  operands[Operand::values] = v.bytes();
   operands[Operand::out] = out.bytes();
-  operands[Operand::query_offsets] = address(windows.query_offsets.data());
-  operands[Operand::key_offsets] = address(windows.key_offsets.data());
-  operands[Operand::lengths] = address(windows.lengths.data());
+  operands[Operand::query_offsets] = windows.query_offsets.data();
+  operands[Operand::key_offsets] = windows.key_offsets.data();
+  operands[Operand::lengths] = windows.lengths.data();
   graph.run(operands);
   out.keep_rows(q.rows() - windows.spare_rows);
   return out;

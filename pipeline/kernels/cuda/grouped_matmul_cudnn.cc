@@ -25,8 +25,6 @@ const CudnnGraph& graph_of(const GroupedGraphShape& shape, const std::string& pl
   return known.emplace(key, plan_grouped_matmul(CudnnDevice::current(), shape, plan)).first->second;
 }
 
-void* address(const void* data) { return const_cast<void*>(data); }  // NOLINT: cuDNN takes what it reads so, too
-
 class CudnnGroupedMatmul : public GroupedMatmul {
  public:
   CudnnGroupedMatmul(StackedWeights weights, DType out)
@@ -64,9 +62,9 @@ class CudnnGroupedMatmul : public GroupedMatmul {
     const std::vector<std::int32_t> first_rows = first_rows_of(rows_per_expert, chunk);
     DeviceArray<std::int32_t> on_gpu{std::span<const std::int32_t>(first_rows)};
     using Operand = GroupedGraphShape::Operand;
-    std::array<void*, Operand::n_operands> operands = {};
-    operands[Operand::rows] = address(copy.rows() > 0 ? copy.bytes() : rows.bytes());
-    operands[Operand::weights] = address(weights_.weights.bytes());
+    std::array<const void*, Operand::n_operands> operands = {};
+    operands[Operand::rows] = copy.rows() > 0 ? copy.bytes() : rows.bytes();
+    operands[Operand::weights] = weights_.weights.bytes();
     operands[Operand::first_rows] = on_gpu.data();
     operands[Operand::products] = out.bytes() + chunk.begin * out.row_bytes();
     graph_of(shape_for(chunk.graph_rows), chosen_->plan()).run(operands);
