@@ -76,42 +76,6 @@ SWITCHYARD_AMX void multiply_block(const std::byte* left, std::int64_t left_stri
 using Block = void (*)(const std::byte*, std::int64_t, const std::byte*, std::int64_t, std::int64_t, float*,
                        std::int64_t);
 
-/// out [32, 32] (+)= left * right, k in `steps` of 32; right's two column tiles lie `right_stride` bytes apart. At each
-/// step `ahead` lines of either column of the strip at `next` are asked for.
-SWITCHYARD_AMX void add_block(const std::byte* left, const std::byte* right, std::int64_t right_stride,
-                              std::int64_t steps, bool add, float* out, const std::byte* next, std::int64_t ahead) {
-  constexpr int kRow = static_cast<int>(kAmxBlock * sizeof(float));
-  if (add) {
-    _tile_loadd(0, out, kRow);
-    _tile_loadd(1, out + kSide, kRow);
-    _tile_loadd(2, out + kSide * kAmxBlock, kRow);
-    _tile_loadd(3, out + kSide * kAmxBlock + kSide, kRow);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (std::int64_t step = 0; step < steps; ++step) {
-    _tile_loadd(4, left + step * 2 * kTileBytes, 64);
-    _tile_loadd(6, right + step * kTileBytes, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, left + (step * 2 + 1) * kTileBytes, 64);
-    for (std::int64_t i = 0; i < ahead; ++i, next += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-      _mm_prefetch(reinterpret_cast<const char*>(next + right_stride), _MM_HINT_T1);
-    }
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_loadd(7, right + right_stride + step * kTileBytes, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_stored(0, out, kRow);
-  _tile_stored(1, out + kSide, kRow);
-  _tile_stored(2, out + kSide * kAmxBlock, kRow);
-  _tile_stored(3, out + kSide * kAmxBlock + kSide, kRow);
-}
-
 Block block_of(std::int64_t rows, std::int64_t columns) {
   if (rows == 2 * kSide) return columns == 2 * kSide ? multiply_block<2, 2> : multiply_block<2, 1>;
   return columns == 2 * kSide ? multiply_block<1, 2> : multiply_block<1, 1>;
@@ -169,49 +133,6 @@ SWITCHYARD_AMX void amx_multiply(const Bf16* left, const std::byte* packed, std:
   _tile_release();
 }
 
-SWITCHYARD_AMX void amx_multiply_blocks(const AmxRows& left, std::int64_t row, std::int64_t rows,
-                                        const std::byte* packed, std::int64_t n, float* blocks) {
-  _tile_loadconfig(&kFullTiles);
-  const std::int64_t stride = amx_stride(left.k());
-  // A strip's next two columns of 16 tiles' lines, spread over its blocks.
-  const std::int64_t ahead = std::clamp<std::int64_t>(16 * kAmxBlock / rows, 1, 4);
-  for (std::int64_t at = 0; at < left.k(); at += kAmxDepth) {
-    const std::int64_t steps = std::min(kAmxDepth, left.k() - at) / kDepth;
-    float* out = blocks;
-    for (std::int64_t column = 0; column < n; column += kAmxBlock) {
-      const std::byte* right = packed + column / kSide * stride + at / kDepth * kTileBytes;
-      const std::byte* next =
-          column + kAmxBlock < n ? right + 2 * stride : packed + (at + kAmxDepth) / kDepth * kTileBytes;
-      for (std::int64_t r = 0; r < rows; r += kAmxBlock, out += kAmxBlock * kAmxBlock) {
-        add_block(left.tiles(row + r, at), right, stride, steps, at > 0, out, next, ahead);
-        next += steps * ahead * 64;
-      }
-    }
-  }
-  _tile_release();
-}
-
-SWITCHYARD_AMX void amx_write_blocks(const float* blocks, std::int64_t rows, std::int64_t n, Bf16* out,
-                                     std::int64_t stride) {
-  for (std::int64_t column = 0; column < n; column += kAmxBlock, blocks += amx_block_rows(rows) * kAmxBlock)
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* from = blocks + r * kAmxBlock;
-      const auto narrow = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + kSide), _mm512_loadu_ps(from));
-      std::memcpy(static_cast<void*>(out + r * stride + column), &narrow, sizeof narrow);
-    }
-}
-
-SWITCHYARD_AMX void amx_write_blocks(const float* blocks, std::int64_t rows, std::int64_t n, bool add, float* out,
-                                     std::int64_t stride) {
-  for (std::int64_t column = 0; column < n; column += kAmxBlock, blocks += amx_block_rows(rows) * kAmxBlock)
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < kAmxBlock; c += kSide) {
-        float* to = out + r * stride + column + c;
-        const __m512 sums = _mm512_loadu_ps(blocks + r * kAmxBlock + c);
-        _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sums) : sums);
-      }
-}
-
 #else
 
 bool has_amx() { return false; }
@@ -220,27 +141,7 @@ void amx_multiply(const Bf16*, const std::byte*, std::int64_t, std::int64_t, std
   std::abort();
 }
 
-void amx_multiply_blocks(const AmxRows&, std::int64_t, std::int64_t, const std::byte*, std::int64_t, float*) {
-  std::abort();
-}
-
-void amx_write_blocks(const float*, std::int64_t, std::int64_t, Bf16*, std::int64_t) { std::abort(); }
-
-void amx_write_blocks(const float*, std::int64_t, std::int64_t, bool, float*, std::int64_t) { std::abort(); }
-
 #endif
-
-void AmxRows::set(std::int64_t row, const Bf16* from, std::int64_t n) {
-  for (std::int64_t r = 0; r < amx_block_rows(n); ++r)
-    for (std::int64_t at = 0; at < k(); at += 32) {
-      std::byte* line = tiles(row + r / kAmxBlock * kAmxBlock, at) + r % kAmxBlock * 64;
-      if (r < n) {
-        std::memcpy(line, from + r * k() + at, 64);
-      } else {
-        std::memset(line, 0, 64);
-      }
-    }
-}
 
 // A right-hand tile holds 16 columns and 32 k: row r is the pair (2r, 2r + 1) of k for each column in turn.
 

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "pipeline/kernels/amx.h"
+#include "pipeline/kernels/blocked_product.h"
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
 
@@ -30,17 +30,22 @@ struct Segment {
   }
 };
 
-/// Columns of the activation that one panel of gate_up gives.
-std::int64_t half_panel(std::int64_t d_ff, std::int64_t d, DType type) {
-  return PackedWeights::good_panel(2 * d_ff, d, type) / 2;
+/// Columns of a panel of gate_up, as many of gate as of up.
+std::int64_t even_panel(std::int64_t d_ff, std::int64_t d, DType type) {
+  return PackedWeights::good_panel(2 * d_ff, d, type) / 2 * 2;
 }
 
-/// Gate and up, taken in turns of `half` rows.
-Tensor interleave(TensorView gate, TensorView up, std::int64_t half) {
+/// Columns of gate that lie side by side in gate_up, before as many of up: half of a panel, or of a block.
+std::int64_t turn_of(const PackedWeights& gate_up) {
+  return gate_up.in_blocks() ? AmxBlock::kColumns : gate_up.panel() / 2;
+}
+
+/// Gate and up, taken in turns of so many rows.
+Tensor interleave(TensorView gate, TensorView up, std::int64_t turn) {
   Tensor both(gate.dtype(), 2 * gate.rows(), gate.cols());
   std::byte* to = both.bytes();
-  for (std::int64_t begin = 0; begin < gate.rows(); begin += half) {
-    const std::int64_t end = std::min(gate.rows(), begin + half);
+  for (std::int64_t begin = 0; begin < gate.rows(); begin += turn) {
+    const std::int64_t end = std::min(gate.rows(), begin + turn);
     for (const TensorView part : {gate.rows(begin, end), up.rows(begin, end)}) {
       const std::int64_t bytes = part.rows() * part.row_bytes();
       std::memcpy(to, part.bytes(), static_cast<std::size_t>(bytes));
@@ -60,11 +65,11 @@ std::vector<Segment> by_expert(std::span<const std::int32_t> counts, std::size_t
   return segments;
 }
 
-/// Runs of segments whose activations fit together into the last-level cache. A segment is cut only when it alone is
-/// too much, because each part reads the expert's weights again.
-std::vector<std::vector<Segment>> portions(const std::vector<Segment>& segments, std::int64_t d_ff, DType type) {
-  constexpr std::int64_t kActivationBytes = 8 << 20;
-  const std::int64_t fitting = kActivationBytes / (d_ff * size_of(type)) / kTileRows * kTileRows;
+/// Runs of segments whose activations have together so many bytes. A segment is cut only when it alone is too much,
+/// because each part reads the expert's weights again.
+std::vector<std::vector<Segment>> portions(const std::vector<Segment>& segments, std::int64_t row_bytes,
+                                           std::int64_t bytes) {
+  const std::int64_t fitting = bytes / row_bytes / kTileRows * kTileRows;
   const std::int64_t most = std::max<std::int64_t>(fitting, 8 * kTileRows);
   std::vector<std::vector<Segment>> runs;
   std::int64_t in_run = most;
@@ -82,15 +87,20 @@ std::vector<std::vector<Segment>> portions(const std::vector<Segment>& segments,
   return runs;
 }
 
-/// Segments cut into pieces of at most `most` rows, small enough that every thread gets several of (piece, panel).
-std::vector<Segment> cut(std::span<const Segment> segments, int n_panels, std::int64_t most = 8 * kTileRows) {
+/// Segments cut into even pieces of at most `most` rows, small enough that every thread gets several of (piece, panel),
+/// of a multiple of `unit` rows but for the last of each segment.
+std::vector<Segment> cut(std::span<const Segment> segments, int n_panels, std::int64_t most = 8 * kTileRows,
+                         std::int64_t unit = kTileRows) {
   std::int64_t rows = 0;
   for (const Segment& s : segments) rows += s.rows();
   const std::int64_t tiles = rows / kTileRows * n_panels / (4 * omp_get_max_threads());
   const std::int64_t piece = std::clamp<std::int64_t>(tiles, 1, most / kTileRows) * kTileRows;
   std::vector<Segment> pieces;
-  for (const Segment& s : segments)
-    for (std::int64_t begin = s.begin; begin < s.end; begin += piece) pieces.push_back(s.part(begin, piece));
+  for (const Segment& s : segments) {
+    const std::int64_t count = (s.rows() + piece - 1) / piece;
+    const std::int64_t even = count == 0 ? 0 : ((s.rows() + count - 1) / count + unit - 1) / unit * unit;
+    for (std::int64_t begin = s.begin; begin < s.end; begin += even) pieces.push_back(s.part(begin, even));
+  }
   return pieces;
 }
 
@@ -106,18 +116,22 @@ enum class Parts : std::uint8_t { gate_times_up, gate };
 template <typename T>
 void activate(const PanelProduct& product, const GatedFfn& expert, int panel, TensorView rows, const Segment& piece,
               Parts parts, Tensor& activation) {
-  const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
+  const std::int64_t columns = expert.gate_up.panel_columns(panel);
+  const std::int64_t turn = std::min(turn_of(expert.gate_up), columns / 2);
   const std::int64_t column = expert.gate_up.panel() / 2 * panel;
-  std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * 2 * half) * sizeof(float));
+  std::byte* tile = thread_scratch(Scratch::scores, static_cast<std::size_t>(kTileRows * columns) * sizeof(float));
   auto* both = reinterpret_cast<float*>(tile);
   const auto activate_row = gate_loop<T>(expert.activation);
   for (std::int64_t begin = piece.begin; begin < piece.end; begin += kTileRows) {
     const std::int64_t end = std::min(piece.end, begin + kTileRows);
     product.run_tile(expert.gate_up, panel, rows, begin, end, tile);
     for (std::int64_t r = 0; r < end - begin; ++r) {
-      float* gate = both + r * 2 * half;
-      if (parts == Parts::gate) std::fill_n(gate + half, half, 1.0F);
-      activate_row(gate, gate + half, activation.row<T>(piece.at + begin - piece.begin + r).data() + column, half);
+      T* out = activation.row<T>(piece.at + begin - piece.begin + r).data() + column;
+      for (std::int64_t c = 0; c < columns; c += 2 * turn) {
+        float* gate = both + r * columns + c;
+        if (parts == Parts::gate) std::fill_n(gate + turn, turn, 1.0F);
+        activate_row(gate, gate + turn, out + c / 2, turn);
+      }
     }
   }
 }
@@ -170,33 +184,32 @@ void run_in_tiles(const Work& work) {
   }
 }
 
-/// A piece's rows of the activation, from the blocks of one panel of gate_up: first gate's columns, then up's.
+/// A piece's rows of the activation from one panel of gate_up, whose blocks have gate's columns on the left and up's on
+/// the right.
 void activate_blocks(const GatedFfn& expert, int panel, const AmxRows& left, const Segment& piece,
                      AmxRows& activation) {
-  constexpr std::int64_t kElements = kAmxBlock * kAmxBlock;
-  const std::int64_t rows = amx_block_rows(piece.rows());
-  const std::int64_t half = expert.gate_up.panel_columns(panel) / 2;
-  const std::int64_t column = expert.gate_up.panel() / 2 * panel;
-  const auto activate = gate_loop<Bf16>(expert.activation);
-  const float* gate = expert.gate_up.multiply_blocks(panel, left, piece.at, rows);
-  const float* up = gate + half * rows;
-  for (std::int64_t c = 0; c < half; c += kAmxBlock)
-    for (std::int64_t r = 0; r < rows; r += kAmxBlock, gate += kElements, up += kElements)
-      activate(gate, up, reinterpret_cast<Bf16*>(activation.tiles(piece.at + r, column + c)), kElements);
+  const std::int64_t first = panel * expert.gate_up.panel() / 2;
+  const AmxFinish::Kind kind = expert.activation == Activation::silu ? AmxFinish::Kind::silu : AmxFinish::Kind::gelu;
+  multiply_blocks(expert.gate_up, panel, left, piece.at, amx_block_rows(piece.rows()),
+                  [&](std::int64_t r, std::int64_t column) {
+                    const std::int64_t at = first + column / 2;  // 16 columns of a row of 32
+                    std::byte* out = activation.tiles(piece.at + r, at / 32 * 32) + at % 32 * 2;
+                    return AmxFinish{kind, out, 64, kAmxBlock};
+                  });
 }
 
-/// A piece's results, from the blocks of one panel of down.
+/// A piece's results from one panel of down.
 void write_blocks(const Work& work, int panel, const AmxRows& activation, const Segment& piece) {
   const PackedWeights& down = work.experts[piece.expert].down;
-  const float* blocks = down.multiply_blocks(panel, activation, piece.at, amx_block_rows(piece.rows()));
-  const std::int64_t columns = down.panel_columns(panel);
-  const std::int64_t column = panel * down.panel();
-  if (work.out.dtype() == DType::bf16) {
-    amx_write_blocks(blocks, piece.rows(), columns, work.out.row<Bf16>(piece.begin).data() + column, work.out.cols());
-  } else {
-    amx_write_blocks(blocks, piece.rows(), columns, work.add, work.out.row<float>(piece.begin).data() + column,
-                     work.out.cols());
-  }
+  const std::int64_t first = panel * down.panel();
+  multiply_blocks(down, panel, activation, piece.at, amx_block_rows(piece.rows()),
+                  [&](std::int64_t r, std::int64_t column) {
+                    const std::int64_t row = piece.begin + r;
+                    if (work.out.dtype() == DType::bf16)
+                      return write_to<Bf16>(AmxFinish::Kind::narrow, work.out, row, piece.end, first + column);
+                    const AmxFinish::Kind kind = work.add ? AmxFinish::Kind::add : AmxFinish::Kind::store;
+                    return write_to<float>(kind, work.out, row, piece.end, first + column);
+                  });
 }
 
 void run_in_blocks(const Work& work) {
@@ -204,8 +217,8 @@ void run_in_blocks(const Work& work) {
   AmxRows left(work.room(), shape.gate_up.n_in());
   AmxRows activation(work.room(), shape.d_ff());
   const std::vector<Segment> tiles = cut(work.segments, 1, kTileRows);
-  const std::vector<Segment> wide = cut(work.segments, shape.gate_up.n_panels(), kBlockedRows);
-  const std::vector<Segment> narrow = cut(work.segments, shape.down.n_panels(), kBlockedRows);
+  const std::vector<Segment> wide = cut(work.segments, shape.gate_up.n_panels(), kBlockedRows, kAmxBlock);
+  const std::vector<Segment> narrow = cut(work.segments, shape.down.n_panels(), kBlockedRows, kAmxBlock);
   const auto n_wide = static_cast<std::int64_t>(wide.size());
   const auto n_narrow = static_cast<std::int64_t>(narrow.size());
 #pragma omp parallel
@@ -214,13 +227,14 @@ void run_in_blocks(const Work& work) {
     for (const Segment& tile : tiles) left.set(tile.at, work.rows.row<Bf16>(tile.begin).data(), tile.rows());
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
-      const Segment& piece = wide[static_cast<std::size_t>(task % n_wide)];
-      activate_blocks(work.experts[piece.expert], static_cast<int>(task / n_wide), left, piece, activation);
+      const Segment& piece = wide[static_cast<std::size_t>(task / shape.gate_up.n_panels())];
+      const auto panel = static_cast<int>(task % shape.gate_up.n_panels());
+      activate_blocks(work.experts[piece.expert], panel, left, piece, activation);
     }
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task)
-      write_blocks(work, static_cast<int>(task / n_narrow), activation,
-                   narrow[static_cast<std::size_t>(task % n_narrow)]);
+      write_blocks(work, static_cast<int>(task % shape.down.n_panels()), activation,
+                   narrow[static_cast<std::size_t>(task / shape.down.n_panels())]);
   }
 }
 
@@ -230,8 +244,10 @@ void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const 
   if (rows.rows() == 0) return;
   const GatedFfn& shape = experts.front();
   const bool blocks = shape.gate_up.in_blocks() && shape.down.in_blocks();
+  // Tiles want their activations in the last-level cache. Blocks ask for theirs ahead, and have few tasks to share out.
+  const std::int64_t bytes = (blocks ? 64 : 8) << 20;
   for (const std::vector<Segment>& portion :
-       portions(by_expert(counts, experts.size()), shape.d_ff(), shape.down.dtype())) {
+       portions(by_expert(counts, experts.size()), shape.d_ff() * size_of(shape.down.dtype()), bytes)) {
     (blocks ? run_in_blocks
             : run_in_tiles)({.segments = portion, .experts = experts, .rows = rows, .out = out, .add = add});
   }
@@ -240,13 +256,14 @@ void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const 
 }  // namespace
 
 GatedFfn::GatedFfn(TensorView gate, TensorView up, TensorView down_weights, Activation of_gate)
-    : gate_up(interleave(gate, up, half_panel(gate.rows(), gate.cols(), gate.dtype())),
-              2 * half_panel(gate.rows(), gate.cols(), gate.dtype())),
+    : gate_up(2 * gate.rows(), gate.cols(), gate.dtype(), even_panel(gate.rows(), gate.cols(), gate.dtype())),
       down(down_weights),
-      activation(of_gate) {}
+      activation(of_gate) {
+  gate_up.pack(interleave(gate, up, turn_of(gate_up)));
+}
 
 GatedFfn::GatedFfn(std::int64_t d, std::int64_t d_ff, DType type, Activation of_gate)
-    : gate_up(2 * d_ff, d, type, 2 * half_panel(d_ff, d, type)), down(d, d_ff, type), activation(of_gate) {}
+    : gate_up(2 * d_ff, d, type, even_panel(d_ff, d, type)), down(d, d_ff, type), activation(of_gate) {}
 
 std::vector<std::span<std::byte>> GatedFfn::parts() {
   std::vector<std::span<std::byte>> parts = gate_up.parts();

@@ -26,7 +26,7 @@ class GatedFfn {
   /// The memory of its weights, which a rank on a CPU of the same kind can use as it is.
   std::vector<std::span<std::byte>> parts();
 
-  PackedWeights gate_up;  // [2 d_ff, d], each panel: gate's columns, then up's same columns
+  PackedWeights gate_up;  // [2 d_ff, d], gate's columns and up's in turns
   PackedWeights down;     // [d, d_ff]
   Activation activation;
 };

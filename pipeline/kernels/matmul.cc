@@ -7,13 +7,14 @@
 #include <cstring>
 #include <vector>
 
-#include "pipeline/kernels/amx.h"
+#include "pipeline/kernels/blocked_product.h"
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
 
 namespace switchyard {
 
 struct PackedWeights::Panels {
+  Tensor memory;                       // of all, so that it lies in large pages
   std::vector<dnnl::memory> memories;  // [n_panels]
 };
 
@@ -29,8 +30,8 @@ TileShape tile_shape(const PackedWeights& weights, std::int64_t columns, DType o
 }
 
 bool runs_in_blocks(std::int64_t n_out, std::int64_t n_in, DType type) {
-  // Shorter sums gain less from the caches than rows cost to be put in order.
-  return type == DType::bf16 && n_in > kAmxDepth && has_amx() && fits_amx_blocks(n_out, n_in);
+  constexpr std::int64_t kShort = 256;  // gains less from the caches than rows cost to be put in order
+  return type == DType::bf16 && n_in > kShort && has_amx() && fits_amx_blocks(n_out, n_in);
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -47,9 +48,10 @@ const std::byte* full_tile(TensorView rows, std::int64_t begin, std::int64_t end
 }
 
 /// The same as multiply, in AMX's blocks.
-void multiply_blocks(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
+void multiply_in_blocks(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
   AmxRows left(amx_block_rows(in.rows()), in.cols());
   const std::int64_t pieces = ceil_div(in.rows(), kBlockedRows);
+  const AmxFinish::Kind kind = add ? AmxFinish::Kind::add : AmxFinish::Kind::store;
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic)
@@ -57,19 +59,19 @@ void multiply_blocks(TensorView in, const PackedWeights& weights, Tensor& out, b
       left.set(begin, in.row<Bf16>(begin).data(), std::min(kTileRows, in.rows() - begin));
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < pieces * weights.n_panels(); ++task) {
-      const auto panel = static_cast<int>(task / pieces);
-      const std::int64_t begin = task % pieces * kBlockedRows;
-      const std::int64_t end = std::min(in.rows(), begin + kBlockedRows);
-      const float* blocks = weights.multiply_blocks(panel, left, begin, amx_block_rows(end - begin));
-      amx_write_blocks(blocks, end - begin, weights.panel_columns(panel), add,
-                       out.row<float>(begin).data() + panel * weights.panel(), out.cols());
+      const auto panel = static_cast<int>(task % weights.n_panels());
+      const std::int64_t begin = task / weights.n_panels() * kBlockedRows;
+      const std::int64_t n_rows = std::min(in.rows() - begin, kBlockedRows);
+      multiply_blocks(weights, panel, left, begin, amx_block_rows(n_rows), [&](std::int64_t r, std::int64_t column) {
+        return write_to<float>(kind, out, begin + r, begin + n_rows, panel * weights.panel() + column);
+      });
     }
   }
 }
 
 void multiply(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
   assert(in.cols() == weights.n_in() && in.dtype() == weights.dtype() && out.rows() == in.rows());
-  if (weights.in_blocks()) return multiply_blocks(in, weights, out, add);
+  if (weights.in_blocks()) return multiply_in_blocks(in, weights, out, add);
   const PanelProduct product(weights, out.dtype(), add);
   const std::int64_t tiles = ceil_div(in.rows(), kTileRows);
   // A task takes one panel past several tiles of rows; there are a few tasks for each thread.
@@ -91,9 +93,10 @@ void multiply(TensorView in, const PackedWeights& weights, Tensor& out, bool add
 
 std::int64_t PackedWeights::good_panel(std::int64_t n_out, std::int64_t n_in, DType type) {
   constexpr std::int64_t kPanelBytes = 512 << 10;
-  constexpr std::int64_t kOfBlocks = 256;  // their sums for kBlockedRows stay in the second-level cache
+  // Tasks small enough to be shared out; of long sums, which pass the rows once a panel, larger ones.
+  const std::int64_t of_blocks = n_in > amx_span(n_in) ? 512 : 256;
   const std::int64_t most = runs_in_blocks(n_out, n_in, type)
-                                ? kOfBlocks
+                                ? of_blocks
                                 : std::clamp<std::int64_t>(kPanelBytes / (n_in * size_of(type)) / 64 * 64, 128, 512);
   const std::int64_t even = ceil_div(n_out, ceil_div(n_out, most));
   return std::min(n_out, ceil_div(even, 64) * 64);
@@ -105,12 +108,25 @@ PackedWeights::PackedWeights(std::int64_t n_out, std::int64_t n_in, DType type, 
       panel_(panel > 0 ? std::min(panel, n_out) : good_panel(n_out, n_in, type)),
       type_(type),
       panels_(std::make_unique<Panels>()) {
-  for (int p = 0; p < n_panels(); ++p)
-    panels_->memories.push_back(packed_memory(TileKernel::get(tile_shape(*this, panel_columns(p), DType::f32))));
+  constexpr std::size_t kLine = 64;
+  std::vector<const TileKernel*> kernels;
+  std::vector<std::size_t> begin = {0};  // of each panel, in bytes
+  for (int p = 0; p < n_panels(); ++p) {
+    kernels.push_back(&TileKernel::get(tile_shape(*this, panel_columns(p), DType::f32)));
+    begin.push_back(begin.back() + (kernels.back()->right_layout().get_size() + kLine - 1) / kLine * kLine);
+  }
+  panels_->memory = Tensor(DType::f32, 1, static_cast<std::int64_t>(begin.back() / sizeof(float)));
+  for (std::size_t p = 0; p < kernels.size(); ++p)
+    panels_->memories.push_back(packed_memory(*kernels[p], panels_->memory.bytes() + begin[p]));
 }
 
 PackedWeights::PackedWeights(TensorView weights, std::int64_t panel)
     : PackedWeights(weights.rows(), weights.cols(), weights.dtype(), panel) {
+  pack(weights);
+}
+
+void PackedWeights::pack(TensorView weights) {
+  assert(weights.rows() == n_out_ && weights.cols() == n_in_ && weights.dtype() == type_);
   for (int p = 0; p < n_panels(); ++p) {
     const std::int64_t begin = p * panel_;
     const std::int64_t columns = panel_columns(p);
@@ -128,13 +144,8 @@ std::vector<std::span<std::byte>> PackedWeights::parts() {
 
 bool PackedWeights::in_blocks() const { return runs_in_blocks(n_out_, n_in_, type_) && panel_ % kAmxBlock == 0; }
 
-const float* PackedWeights::multiply_blocks(int panel, const AmxRows& left, std::int64_t row, std::int64_t rows) const {
-  const std::int64_t columns = panel_columns(panel);
-  auto* blocks =
-      reinterpret_cast<float*>(thread_scratch(Scratch::out, static_cast<std::size_t>(rows * columns) * sizeof(float)));
-  const void* packed = panels_->memories[static_cast<std::size_t>(panel)].get_data_handle();
-  amx_multiply_blocks(left, row, rows, static_cast<const std::byte*>(packed), columns, blocks);
-  return blocks;
+const std::byte* PackedWeights::packed(int panel) const {
+  return static_cast<const std::byte*>(panels_->memories[static_cast<std::size_t>(panel)].get_data_handle());
 }
 
 PackedWeights::~PackedWeights() = default;

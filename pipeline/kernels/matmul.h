@@ -9,7 +9,6 @@
 
 namespace switchyard {
 
-class AmxRows;
 class TileKernel;
 
 /// Rows of every product that the CPU computes at once. A shorter rest is filled up, never computed by another kernel:
@@ -26,11 +25,14 @@ class PackedWeights {
   /// weights: [n_out, n_in], f32 or bf16, which is also what products compute in. panel: output columns of a panel, 0:
   /// a good one. Throws Error when this CPU cannot multiply that type.
   explicit PackedWeights(TensorView weights, std::int64_t panel = 0);
-  /// Room for weights of that shape, which parts() fills.
+  /// Room for weights of that shape, which pack() or parts() fill.
   PackedWeights(std::int64_t n_out, std::int64_t n_in, DType type, std::int64_t panel = 0);
   ~PackedWeights();
   PackedWeights(PackedWeights&&) noexcept;
   PackedWeights& operator=(PackedWeights&&) noexcept;
+
+  /// weights: of this shape and type.
+  void pack(TensorView weights);
 
   std::int64_t n_in() const { return n_in_; }
   std::int64_t n_out() const { return n_out_; }
@@ -43,11 +45,10 @@ class PackedWeights {
   /// The memory of each panel, which a rank on a CPU of the same kind can use as it is.
   std::vector<std::span<std::byte>> parts();
 
-  /// Whether products run in AMX's blocks (amx.h): multiply_blocks instead of a PanelProduct.
+  /// Whether products run in AMX's blocks (blocked_product.h) instead of by a PanelProduct.
   bool in_blocks() const;
-  /// Blocks [columns / 32][rows / 32][32][32] f32 of rows [row, row + rows) times a panel, in memory of the calling
-  /// thread that is valid until its next product.
-  const float* multiply_blocks(int panel, const AmxRows& left, std::int64_t row, std::int64_t rows) const;
+  /// A panel as it is packed.
+  const std::byte* packed(int panel) const;
 
   /// Output columns of a panel for that many input columns.
   static std::int64_t good_panel(std::int64_t n_out, std::int64_t n_in, DType type);

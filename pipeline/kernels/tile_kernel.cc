@@ -181,7 +181,7 @@ void TileKernel::execute(Arguments& arguments, const void* left, dnnl_memory_t r
                           "a matmul failed");
 }
 
-memory packed_memory(const TileKernel& kernel) { return memory(kernel.right_layout(), cpu()); }
+memory packed_memory(const TileKernel& kernel, std::byte* room) { return {kernel.right_layout(), cpu(), room}; }
 
 void pack_right(const TileKernel& kernel, TensorView weights, memory& packed) {
   const TileShape& s = kernel.shape();

@@ -56,8 +56,8 @@ class TileKernel {
   dnnl::matmul matmul_;
 };
 
-/// Room for a right-hand matrix in `kernel`'s layout.
-dnnl::memory packed_memory(const TileKernel& kernel);
+/// A right-hand matrix in `kernel`'s layout, of right_layout().get_size() bytes at `room`, which outlives it.
+dnnl::memory packed_memory(const TileKernel& kernel, std::byte* room);
 /// Packs a plain [n, k] matrix for `kernel` into such room.
 void pack_right(const TileKernel& kernel, TensorView weights, dnnl::memory& packed);
 

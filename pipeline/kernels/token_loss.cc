@@ -9,7 +9,7 @@
 #include <limits>
 #include <vector>
 
-#include "pipeline/kernels/amx.h"
+#include "pipeline/kernels/blocked_product.h"
 #include "pipeline/kernels/leaf_loops.h"
 #include "pipeline/kernels/tile_kernel.h"
 
@@ -75,7 +75,9 @@ void take_in_blocks(TensorView h, const PackedWeights& head, const Tokens& token
     const std::int64_t columns = head.panel_columns(panel);
     auto* logits = reinterpret_cast<float*>(
         thread_scratch(Scratch::scores, static_cast<std::size_t>(rows * columns) * sizeof(float)));
-    amx_write_blocks(head.multiply_blocks(panel, left, 0, rows), n, columns, false, logits, columns);
+    multiply_blocks(head, panel, left, 0, rows, [=](std::int64_t r, std::int64_t column) {
+      return AmxFinish{AmxFinish::Kind::store, logits + r * columns + column, columns * 4, kAmxBlock};
+    });
     tokens.take(logits, columns, panel * head.panel());
   }
 }
