@@ -1,7 +1,11 @@
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "pipeline/kernels/amx_blocks.h"
 #include "pipeline/kernels/matmul.h"
@@ -19,6 +23,32 @@ void multiply_blocks(const PackedWeights& weights, int panel, const AmxRows& lef
   auto* sums = reinterpret_cast<AmxBlock*>(thread_scratch(Scratch::out, kept * sizeof(AmxBlock)));
   amx_multiply_blocks(left, row, rows, weights.packed(panel), columns, sums, std::move(finish_of));
 }
+
+/// Shares out the panels of several pieces of rows among threads. A thread takes all panels of a piece that nobody has
+/// begun, so that the piece's rows stay in its cache and threads, which begin together, read the same panels at about
+/// the same time; then what is left of others' pieces.
+class PanelQueue {
+ public:
+  PanelQueue(std::size_t n_pieces, int n_panels) : n_panels_(n_panels), next_panel_(n_pieces) {}
+
+  /// run(piece, panel) for those of the calling thread. Each thread calls it once.
+  template <typename Run>
+  void take(Run run) {
+    const std::size_t n = next_panel_.size();
+    for (std::size_t piece = next_piece_++; piece < n; piece = next_piece_++) take_from(piece, run);
+    for (std::size_t piece = n; piece-- > 0;) take_from(piece, run);
+  }
+
+ private:
+  template <typename Run>
+  void take_from(std::size_t piece, Run run) {
+    for (int panel = next_panel_[piece]++; panel < n_panels_; panel = next_panel_[piece]++) run(piece, panel);
+  }
+
+  int n_panels_;
+  std::vector<std::atomic<int>> next_panel_;  // [n_pieces]
+  std::atomic<std::size_t> next_piece_ = 0;
+};
 
 /// A finish that writes rows [begin + r, ...) of [.., n] at a column, no more than up to `end`.
 template <typename T>

@@ -219,18 +219,16 @@ void run_in_blocks(const Work& work) {
   const std::vector<Segment> tiles = cut(work.segments, 1, kTileRows);
   const std::vector<Segment> wide = cut(work.segments, shape.gate_up.n_panels(), kBlockedRows, kAmxBlock);
   const std::vector<Segment> narrow = cut(work.segments, shape.down.n_panels(), kBlockedRows, kAmxBlock);
-  const auto n_wide = static_cast<std::int64_t>(wide.size());
+  PanelQueue queue(wide.size(), shape.gate_up.n_panels());
   const auto n_narrow = static_cast<std::int64_t>(narrow.size());
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic)
     for (const Segment& tile : tiles) left.set(tile.at, work.rows.row<Bf16>(tile.begin).data(), tile.rows());
-#pragma omp for schedule(dynamic)
-    for (std::int64_t task = 0; task < n_wide * shape.gate_up.n_panels(); ++task) {
-      const Segment& piece = wide[static_cast<std::size_t>(task / shape.gate_up.n_panels())];
-      const auto panel = static_cast<int>(task % shape.gate_up.n_panels());
-      activate_blocks(work.experts[piece.expert], panel, left, piece, activation);
-    }
+    queue.take([&](std::size_t piece, int panel) {
+      activate_blocks(work.experts[wide[piece].expert], panel, left, wide[piece], activation);
+    });
+#pragma omp barrier
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < n_narrow * shape.down.n_panels(); ++task)
       write_blocks(work, static_cast<int>(task % shape.down.n_panels()), activation,
