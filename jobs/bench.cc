@@ -68,7 +68,7 @@ struct Recording {
 Measured measure(Model& model, Recorder* recorder, const Batch& batch, const StepTokens& step, StepTimes& times,
                  const Communicator& comm) {
   struct Ignore : RoutingObserver {
-    void observe(int, Routing&&, const ExchangePlan&) override {}
+    void observe(int, Routing&&, std::span<const ExchangePlan>) override {}
   } ignore;
   comm.barrier();
   const auto start = Clock::now();
@@ -119,6 +119,26 @@ void print_grouped_matmuls(const ModelConfig& config, const Communicator& comm, 
   for (const GroupedMatmulKind kind : kGroupedMatmulKinds)
     if (const auto reason = why_not(kind, experts))
       std::printf("experts' products in bf16 by %-9s cannot be measured: %s\n", name_of(kind), reason->c_str());
+}
+
+/// Collective: steps without a recorder, whole and in halves, in turn.
+void print_overlap(Model& model, const Batch& batch, const StepTokens& step, bool chosen, int repetitions,
+                   const Communicator& comm) {
+  std::array<std::vector<double>, 2> seconds;  // whole, in halves
+  StepTimes times;
+  constexpr int kWarm = 1;
+  for (int i = 0; i < kWarm + repetitions; ++i)
+    for (const bool overlap : {false, true}) {
+      model.set_overlap(overlap);
+      const double took = measure(model, nullptr, batch, step, times, comm).seconds;
+      if (i >= kWarm) seconds[overlap ? 1 : 0].push_back(took);
+    }
+  model.set_overlap(chosen);
+  std::vector<double> ratios;
+  for (std::size_t i = 0; i < seconds[0].size(); ++i) ratios.push_back(seconds[1][i] / seconds[0][i]);
+  if (comm.rank() == 0)
+    std::printf("exchange of whole batches %.2f ms, of halves beside experts (--overlap on) %.2f ms, %.3f of it\n",
+                1e3 * median(seconds[0]), 1e3 * median(seconds[1]), median(ratios));
 }
 
 }  // namespace
@@ -214,6 +234,7 @@ int run_bench(const Arguments& arguments) {
   if (comm.rank() == 0)
     std::printf("times of ranks, layers and parts: %zu readings of the clock, %.1f us a step, %.4f %% of it\n",
                 times.laps.size() + 1, timing * 1e6, 100 * timing / median(recordings.front().steps).seconds);
+  if (comm.size() > 1 && config.n_experts > 0) print_overlap(model, batch, step, device.overlap, repetitions, comm);
   if (device.on_gpu() && config.n_experts > 0) print_grouped_matmuls(config, comm, batch.n_tokens(), repetitions);
   return 0;
 }

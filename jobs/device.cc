@@ -74,6 +74,13 @@ std::string parse_transport(const OptionParser& parser, const ComputeDevice& dev
   return text;
 }
 
+bool parse_overlap(const OptionParser& parser, const ComputeDevice& device, const Communicator& comm) {
+  const std::string text = value_of(parser, "overlap");
+  if (text.empty()) return device.on_gpu() && comm.size() > 1;
+  if (text != "on" && text != "off") throw UsageError("is '" + text + "'", "--overlap", "give on or off");
+  return text == "on";
+}
+
 /// Why something cannot be, and on which rank.
 struct Reason {
   std::ptrdiff_t rank;
@@ -134,6 +141,9 @@ void add_device_options(OptionParser& parser) {
       "what multiplies with experts on GPUs in bf16; bench measures each (default: cublaslt)");
   add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),
       "how ranks exchange tokens (default: local for one rank; nccl where each has a GPU of its own; else mpi)");
+  add("overlap", po::value<std::string>()->value_name("on|off"),
+      "exchange one half of a batch's tokens while experts run on the other half; bench measures both (default: on for "
+      "several ranks with GPUs, else off)");
 }
 
 std::string ComputeDevice::description() const { return gpu ? "gpu: " + gpu->name : "cpu: " + cpu_name(); }
@@ -144,6 +154,7 @@ ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Co
   if (chosen.on_gpu()) take_gpu(chosen, comm);
   chosen.precision = parse_precision(parser, chosen.device);
   chosen.transport = parse_transport(parser, chosen, comm);
+  chosen.overlap = parse_overlap(parser, chosen, comm);
   return chosen;
 }
 

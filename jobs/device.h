@@ -14,7 +14,8 @@
 
 namespace switchyard {
 
-/// --device, --precision, --attention, --grouped-matmul and --transport, for the subcommands that run a model.
+/// --device, --precision, --attention, --grouped-matmul, --transport and --overlap, for the subcommands that run a
+/// model.
 void add_device_options(OptionParser& parser);
 
 /// What a subcommand can run a model on.
@@ -32,10 +33,12 @@ struct ComputeDevice {
   std::string attention_text = "own kernel";                       // and why, where cuDNN would have been taken
   GroupedMatmulKind grouped_matmul = GroupedMatmulKind::cublaslt;  // of GPUs in bf16
 
+  bool overlap = false;  // of one half's rows with the other's experts
+
   bool on_gpu() const { return device == Device::gpu; }
   /// context: tokens of the longest windows.
   ModelOptions model_options(std::int64_t context) const {
-    return {precision, device, attention, context, grouped_matmul};
+    return {precision, device, attention, context, grouped_matmul, overlap};
   }
   /// "gpu: NVIDIA H100 80GB HBM3" or "cpu: ...", for records.
   std::string description() const;

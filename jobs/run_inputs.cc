@@ -222,6 +222,7 @@ std::string RunInputs::run_json(const json& identity) const {
   options["threads"] = threads;
   options["device"] = device.on_gpu() ? "gpu" : "cpu";
   options["transport"] = device.transport;
+  options["overlap"] = device.overlap ? "on" : "off";
   options["precision"] = precision_name();
   if (device.on_gpu()) options["attention"] = device.attention == AttentionKernel::cudnn ? "cudnn" : "own";
   if (device.on_gpu()) options["grouped-matmul"] = name_of(device.grouped_matmul);

@@ -5,6 +5,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "parallel/error.h"
 
@@ -45,67 +46,96 @@ void check_shape(ExpertIds ids) {
 }  // namespace
 
 struct ExchangePlan::Sending {
-  std::vector<std::int32_t> position;  // [n_slots] of each slot's physical expert, in the order by rank, then expert
+  std::size_t first_slot;
+  std::vector<std::int32_t> position;  // of each slot's physical expert, in the order by rank, then expert
   std::vector<std::int32_t> rows;      // [n_physical] by position
 
-  Sending(ExpertIds ids, const LayerPlacement& placement, int rank) : rows(index(placement.n_physical()), 0) {
-    check_shape(ids);
+  /// Of the tokens [first, end).
+  Sending(ExpertIds ids, std::size_t first, std::size_t end, const LayerPlacement& placement, int rank)
+      : first_slot(first * index(ids.top_k)),
+        position((end - first) * index(ids.top_k)),
+        rows(index(placement.n_physical()), 0) {
     const std::vector<std::int32_t> position_of = position_of_physical(placement);
-    position.resize(ids.ids.size());
     const bool one_copy_each = !placement.has_replicas();
-    for (std::size_t slot = 0; slot < position.size(); ++slot) {
+    for (std::size_t i = 0; i < position.size(); ++i) {
+      const std::size_t slot = first_slot + i;
       const std::int32_t id = ids.ids[slot];
       if (static_cast<std::uint32_t>(id) >= static_cast<std::uint32_t>(placement.n_experts()))
         throw_unplaced(ids, placement);
       const int physical =
           one_copy_each ? id : placement.physical_for(id, static_cast<std::int64_t>(slot) / ids.top_k, rank);
-      position[slot] = position_of[index(physical)];
-      ++rows[index(position[slot])];
+      position[i] = position_of[index(physical)];
+      ++rows[index(position[i])];
     }
+  }
+
+  static Sending all(ExpertIds ids, const LayerPlacement& placement, int rank) {
+    check_shape(ids);
+    return {ids, 0, ids.ids.size() / index(ids.top_k), placement, rank};
   }
 };
 
 std::vector<std::int32_t> ExchangePlan::rows_by_expert(ExpertIds ids, const LayerPlacement& placement, int rank) {
-  return Sending(ids, placement, rank).rows;
+  return Sending::all(ids, placement, rank).rows;
 }
 
 ExchangePlan ExchangePlan::make(ExpertIds ids, const LayerPlacement& placement, const Communicator& comm) {
+  return std::move(make_parts(ids, 1, placement, comm).front());
+}
+
+std::vector<ExchangePlan> ExchangePlan::make_parts(ExpertIds ids, int n_parts, const LayerPlacement& placement,
+                                                   const Communicator& comm) {
   const int n_ranks = placement.n_ranks();
   if (n_ranks != comm.size()) {
     throw Error("the placement is for " + std::to_string(n_ranks) + " ranks, the communicator has " +
                 std::to_string(comm.size()));
   }
-  // Ranks may hold different numbers of experts: each one's counts are padded to the longest list.
+  check_shape(ids);
+  const std::size_t parts = index(n_parts);
+  const std::size_t n_tokens = ids.ids.size() / index(ids.top_k);
+  std::vector<Sending> sending;
+  for (std::size_t part = 0; part < parts; ++part)
+    sending.push_back({ids, n_tokens * part / parts, n_tokens * (part + 1) / parts, placement, comm.rank()});
+
+  // For each rank its counts of each part. Ranks may hold different numbers of experts: counts are padded to the
+  // longest list.
   std::size_t width = 0;
   for (int rank = 0; rank < n_ranks; ++rank) width = std::max(width, placement.experts_of(rank).size());
-  std::vector<std::int32_t> outgoing(index(n_ranks) * width);
+  std::vector<std::int32_t> outgoing(index(n_ranks) * parts * width);
   std::vector<std::int32_t> incoming(outgoing.size());
-  const Sending sending(ids, placement, comm.rank());
-  auto next = sending.rows.begin();
-  for (int rank = 0; rank < n_ranks; ++rank) {
-    const auto n_experts = static_cast<std::ptrdiff_t>(placement.experts_of(rank).size());
-    std::copy(next, next + n_experts, outgoing.begin() + static_cast<std::ptrdiff_t>(index(rank) * width));
-    next += n_experts;
+  for (std::size_t part = 0; part < parts; ++part) {
+    auto next = sending[part].rows.begin();
+    for (int rank = 0; rank < n_ranks; ++rank) {
+      const auto n_experts = static_cast<std::ptrdiff_t>(placement.experts_of(rank).size());
+      const auto to = static_cast<std::ptrdiff_t>((index(rank) * parts + part) * width);
+      std::copy(next, next + n_experts, outgoing.begin() + to);
+      next += n_experts;
+    }
   }
   comm.all_to_all(outgoing, incoming);
 
   const std::size_t n_local = placement.experts_of(comm.rank()).size();
-  std::vector<std::int32_t> arriving;
-  arriving.reserve(index(n_ranks) * n_local);
-  for (int rank = 0; rank < n_ranks; ++rank) {
-    const auto row = std::span(incoming).subspan(index(rank) * width, n_local);
-    arriving.insert(arriving.end(), row.begin(), row.end());
+  std::vector<ExchangePlan> plans;
+  for (std::size_t part = 0; part < parts; ++part) {
+    std::vector<std::int32_t> arriving;
+    arriving.reserve(index(n_ranks) * n_local);
+    for (int rank = 0; rank < n_ranks; ++rank) {
+      const auto row = std::span(incoming).subspan((index(rank) * parts + part) * width, n_local);
+      arriving.insert(arriving.end(), row.begin(), row.end());
+    }
+    plans.push_back({sending[part], placement, comm.rank(), arriving});
   }
-  return {sending, placement, comm.rank(), arriving};
+  return plans;
 }
 
 ExchangePlan::ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int rank,
                            std::span<const std::int32_t> arriving)
-    : ExchangePlan(Sending(ids, placement, rank), placement, rank, arriving) {}
+    : ExchangePlan(Sending::all(ids, placement, rank), placement, rank, arriving) {}
 
 ExchangePlan::ExchangePlan(const Sending& sending, const LayerPlacement& placement, int rank,
                            std::span<const std::int32_t> arriving)
     : rank_(rank),
+      first_slot_(static_cast<std::int64_t>(sending.first_slot)),
       send_rows_(index(placement.n_ranks())),
       receive_rows_(index(placement.n_ranks())),
       rows_per_expert_(placement.experts_of(rank).size()),
@@ -126,8 +156,8 @@ ExchangePlan::ExchangePlan(const Sending& sending, const LayerPlacement& placeme
     send_rows_[index(to)] = std::accumulate(rows, end, std::int32_t{0});
     rows = end;
   }
-  for (std::size_t slot = 0; slot < sending.position.size(); ++slot)
-    pack_order_[index(next[index(sending.position[slot])]++)] = static_cast<std::int32_t>(slot);
+  for (std::size_t i = 0; i < sending.position.size(); ++i)
+    pack_order_[index(next[index(sending.position[i])]++)] = static_cast<std::int32_t>(sending.first_slot + i);
 
   // arrived_begin[r, l]: first arrived row from source rank r for local expert l.
   std::vector<std::int32_t> arrived_begin(arriving.size());

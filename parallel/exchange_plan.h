@@ -15,8 +15,8 @@ struct ExpertIds {
   int top_k = 1;
 };
 
-/// Where each slot of a batch goes in one MoE layer, and the way back; a replicated expert's slots are shared out among
-/// its copies by the placement's rule. Plain data: no MPI handle, no device memory.
+/// Where each slot of a batch, or of a part of its tokens, goes in one MoE layer, and the way back; a replicated
+/// expert's slots are shared out among its copies by the placement's rule. Plain data: no MPI handle, no device memory.
 /// Rows have three orders, all fixed by ids and placement, so that no result depends on timing:
 ///   packed   [n_send]  by (expert rank, expert, slot)       what this rank sends
 ///   arrived  [n_recv]  by (source rank, expert, slot)       what the transport delivers
@@ -26,6 +26,10 @@ class ExchangePlan {
   /// Collective: one all-to-all of counts. ids: [n, k]; n may differ between ranks and may be 0.
   /// Throws Error if an id is outside the placement.
   static ExchangePlan make(ExpertIds ids, const LayerPlacement& placement, const Communicator& comm);
+  /// The same in parts of consecutive tokens, as even as can be, each to be exchanged by itself: together they send
+  /// every slot to the copy that one plan sends it to. Collective: one all-to-all of counts for all of them.
+  static std::vector<ExchangePlan> make_parts(ExpertIds ids, int n_parts, const LayerPlacement& placement,
+                                              const Communicator& comm);
 
   /// The same from counts already known, [n_ranks, n_local_experts]: rows that each source rank sends to each of this
   /// rank's experts. Not collective: tests and `bench` play any number of ranks in one process.
@@ -37,6 +41,8 @@ class ExchangePlan {
 
   int rank() const { return rank_; }
   int n_ranks() const { return static_cast<int>(send_rows_.size()); }
+  /// The lowest slot of those it sends, which follow one another; slots are numbered in the whole batch.
+  std::int64_t first_slot() const { return first_slot_; }
   std::int64_t n_send() const { return static_cast<std::int64_t>(pack_order_.size()); }
   std::int64_t n_receive() const { return static_cast<std::int64_t>(group_order_.size()); }
   /// [n_ranks] rows for each expert rank.
@@ -58,6 +64,7 @@ class ExchangePlan {
                std::span<const std::int32_t> arriving);
 
   int rank_;
+  std::int64_t first_slot_;
   std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, arriving_, pack_order_, group_order_;
 };
 

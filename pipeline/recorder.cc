@@ -131,10 +131,11 @@ Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice 
   block_rows_.layers.resize(layers());
 }
 
-void Recorder::observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) {
+void Recorder::observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) {
   const auto l = static_cast<std::size_t>(moe_layer);
-  for (std::size_t r = 0; r < plan.send_rows().size(); ++r)
-    block_figures_.traffic[l * plan.send_rows().size() + r] += static_cast<std::uint64_t>(plan.send_rows()[r]);
+  for (const ExchangePlan& plan : plans)
+    for (std::size_t r = 0; r < plan.send_rows().size(); ++r)
+      block_figures_.traffic[l * plan.send_rows().size() + r] += static_cast<std::uint64_t>(plan.send_rows()[r]);
   experts_[l].resize(routing.ids.size());
   std::transform(routing.ids.begin(), routing.ids.end(), experts_[l].begin(),
                  [](std::int32_t id) { return static_cast<std::uint16_t>(id); });

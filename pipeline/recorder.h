@@ -53,7 +53,7 @@ class Recorder : public RoutingObserver {
            std::uint64_t dispatched_row_bytes, const ModelFlops& flops, const Communicator& comm,
            bool generates = false);
 
-  void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) override;
+  void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) override;
   /// Ends a step: the layers observed since the last call belong to `batch`. times: of this rank; returned by phase,
   /// with the time spent here.
   PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,

@@ -38,7 +38,7 @@ class Change : public RoutingObserver {
       for (std::size_t t = 0; t < without.size(); ++t) without[t] = routing.ids[t * k + k - 1];
     routing = choose_experts(std::move(routing.logits), rule_, "MoE layer " + std::to_string(moe_layer), without);
   }
-  void observe(int /*moe_layer*/, Routing&& /*routing*/, const ExchangePlan& /*plan*/) override {}
+  void observe(int /*moe_layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
 
  private:
   AblationMode mode_;
@@ -64,28 +64,31 @@ class UseObserver : public RoutingObserver {
   UseObserver(const AblationPlan& plan, const Batch& batch, std::size_t experts, ExpertUse* use)
       : plan_(plan), batch_(batch), experts_(experts), use_(use) {}
 
-  void observe(int /*moe_layer*/, Routing&& routing, const ExchangePlan& /*plan*/) override {
+  void observe(int /*moe_layer*/, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     routing_ = std::move(routing);
   }
   void expert_outputs(int moe_layer, TensorView rows, const ExchangePlan& plan) override {
     const auto found = std::ranges::lower_bound(plan_.layers, moe_layer);
     if (found == plan_.layers.end() || *found != moe_layer) return;
-    std::vector<double> norms(routing_.ids.size());  // [n, k]
+    const auto first = static_cast<std::size_t>(plan.first_slot());
+    std::vector<double> norms(static_cast<std::size_t>(rows.rows()));  // of slots from the first on
 #pragma omp parallel for
     for (std::int64_t row = 0; row < rows.rows(); ++row)
-      norms[static_cast<std::size_t>(plan.pack_order()[static_cast<std::size_t>(row)])] = norm_of(rows, row);
+      norms[static_cast<std::size_t>(plan.pack_order()[static_cast<std::size_t>(row)]) - first] = norm_of(rows, row);
     const auto layer = static_cast<std::size_t>(found - plan_.layers.begin());
     const auto k = static_cast<std::size_t>(routing_.top_k);
     for (std::size_t w = 0; w + 1 < batch_.window_offsets.size(); ++w) {
       ExpertUse* of_window = use_ + (w * plan_.layers.size() + layer) * experts_;
-      const auto end = static_cast<std::size_t>(batch_.window_offsets[w + 1]) * k;
-      for (std::size_t slot = static_cast<std::size_t>(batch_.window_offsets[w]) * k; slot < end; ++slot) {
+      const std::size_t begin = std::max(static_cast<std::size_t>(batch_.window_offsets[w]) * k, first);
+      const std::size_t end =
+          std::min(static_cast<std::size_t>(batch_.window_offsets[w + 1]) * k, first + norms.size());
+      for (std::size_t slot = begin; slot < end; ++slot) {
         ExpertUse& use = of_window[routing_.ids[slot]];
         const auto weight = static_cast<double>(routing_.weights[slot]);
         ++use.count;
         use.weight += weight;
-        use.weighted_norm += weight * norms[slot];
-        use.norm += norms[slot];
+        use.weighted_norm += weight * norms[slot - first];
+        use.norm += norms[slot - first];
       }
     }
   }

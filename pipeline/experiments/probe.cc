@@ -24,7 +24,7 @@ class DatasetProbe : public RoutingObserver {
   void begin_step(std::vector<std::uint64_t> ordinals) { ordinals_ = std::move(ordinals); }
   void ffn_input(int moe_layer, TensorView h) override;
   void decide(int moe_layer, Routing& routing) override;
-  void observe(int, Routing&&, const ExchangePlan&) override {}
+  void observe(int, Routing&&, std::span<const ExchangePlan>) override {}
 
   /// Collective. Adds the figures to what the dataset's tokens and documents say.
   void finish(ProbedDataset& dataset) const;

@@ -97,21 +97,20 @@ void add_rows(Tensor& x, TensorView rows) {
   }
 }
 
-void add_weighted(Tensor& x, TensorView rows, std::span<const float> weights, std::span<const std::int32_t> slots) {
-  if (x.rows() == 0) return;
-  const auto top_k = static_cast<std::int64_t>(slots.size()) / x.rows();
-  std::vector<std::int32_t> row_of_slot(slots.size());
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    row_of_slot[static_cast<std::size_t>(slots[i])] = static_cast<std::int32_t>(i);
-  }
+void add_weighted(Tensor& x, std::int64_t first, TensorView rows, std::span<const float> weights, int top_k,
+                  std::span<const std::int32_t> slots) {
+  const std::int64_t end = first + static_cast<std::int64_t>(slots.size()) / top_k;
+  std::vector<std::int32_t> row_of_slot(slots.size());  // from the first token's on
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    row_of_slot[static_cast<std::size_t>(slots[i] - first * top_k)] = static_cast<std::int32_t>(i);
 #pragma omp parallel
   {
     std::vector<float> sum(static_cast<std::size_t>(x.cols()));
 #pragma omp for
-    for (std::int64_t t = 0; t < x.rows(); ++t) {
+    for (std::int64_t t = first; t < end; ++t) {
       std::ranges::fill(sum, 0.0F);
       for (std::int64_t slot = t * top_k; slot < (t + 1) * top_k; ++slot) {
-        const std::int64_t row = row_of_slot[static_cast<std::size_t>(slot)];
+        const std::int64_t row = row_of_slot[static_cast<std::size_t>(slot - first * top_k)];
         const float weight = weights[static_cast<std::size_t>(slot)];
         if (rows.dtype() == DType::bf16) {
           leaf().bf16.accumulate(sum.data(), rows.row<Bf16>(row).data(), weight, x.cols());

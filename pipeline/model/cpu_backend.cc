@@ -126,7 +126,7 @@ class CpuRows : public PlannedRows {
     return as_arrived() ? plan_.arriving() : plan_.rows_per_expert();
   }
   void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
-    switchyard::add_weighted(x, returned, weights, plan_.pack_order());
+    switchyard::add_weighted(x, plan_.first_slot() / top_k_, returned, weights, top_k_, plan_.pack_order());
   }
 
  private:

@@ -41,6 +41,13 @@ class Branch {
   Tensor apart_;  // [n, d_model] f32
 };
 
+/// Tokens whose rows are exchanged together.
+struct PartInFlight {
+  const ExchangePlan& plan;
+  std::unique_ptr<PlannedRows> rows;
+  Exchange out;  // on their way to the experts
+};
+
 void check_placement(const ModelConfig& config, const ExpertPlacement& placement, int n_ranks) {
   if (config.n_experts == 0) return;
   if (placement.n_layers() != config.n_moe_layers()) {
@@ -96,6 +103,7 @@ void check_continued(const Batch& batch, const KvCache& cache) {
 struct Model::State {
   ModelConfig config;
   DType type;
+  bool overlap;
   ExpertPlacement placement;
   bool equal_packing_checked = false;
   const Communicator* comm;
@@ -117,6 +125,7 @@ Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const Expe
   StepWatch watch(backend->make_clock());
   state_.reset(new State{.config = config,
                          .type = matmul_type(options.precision),
+                         .overlap = options.overlap,
                          .placement = placement,
                          .comm = &comm,
                          .transport = &transport,
@@ -174,7 +183,8 @@ void Model::State::add_attention(Tensor& x, const Layer& layer, BatchAttention& 
   watch.lap(Part::attention, layer.moe_layer);
 }
 
-// x += shared(h) + sum over k of weight * expert(h), the experts spread over ranks. Collective.
+// x += shared(h) + sum over k of weight * expert(h), the experts spread over ranks. Where rows fly while experts run,
+// it goes in two halves of the tokens; a row's bits are the same. Collective.
 void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& observer) {
   const int moe_layer = layer.moe_layer;
   const Tensor h = layer.ffn_norm->apply(x, DType::f32);  // [n, d_model]
@@ -184,31 +194,40 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
   watch.lap(Part::router, moe_layer);
 
-  const auto plan = ExchangePlan::make(routing.expert_ids(), placement.layer(moe_layer), *comm);
-  const std::unique_ptr<PlannedRows> planned = backend->make_rows(plan, config.top_k, transport->row_memory());
-  Exchange out = transport->start_dispatch(plan, planned->pack(h));  // in flight
+  const std::vector<ExchangePlan> plans = ExchangePlan::make_parts(
+      routing.expert_ids(), overlap && comm->size() > 1 ? 2 : 1, placement.layer(moe_layer), *comm);
+  std::vector<PartInFlight> parts;
+  for (const ExchangePlan& plan : plans) {
+    std::unique_ptr<PlannedRows> rows = backend->make_rows(plan, config.top_k, transport->row_memory());
+    Exchange out = transport->start_dispatch(plan, rows->pack(h));  // in flight
+    parts.push_back({plan, std::move(rows), std::move(out)});
+  }
   watch.lap(Part::dispatch, moe_layer);
-  observer.observe(moe_layer, std::move(routing), plan);  // ... while this is recorded
+  observer.observe(moe_layer, std::move(routing), plans);  // ... while this is recorded
   watch.lap(Part::record, moe_layer);
   Branch branch(x, layer.ffn_post_norm.get(), *backend);
   if (layer.shared) {  // ... and every token visits these
     layer.shared->add_to(branch.sum(), layer.ffn_norm->apply(x, type));
     watch.lap(Part::shared, moe_layer);
   }
-  Tensor arrived = std::move(out).finish();
-  watch.lap(Part::dispatch_wait, moe_layer);
-  const Tensor rows = planned->group(std::move(arrived));  // [n_receive, d_model]
-  watch.lap(Part::group, moe_layer);
-
-  Tensor done = layer.experts->run(rows, planned->counts());
-  watch.lap(Part::experts, moe_layer);
-
-  Exchange back = transport->start_combine(plan, planned->ungroup(std::move(done)));
-  watch.lap(Part::scatter, moe_layer);
-  const Tensor returned = std::move(back).finish();  // [n * k, d_model], packed order
-  watch.lap(Part::combine_wait, moe_layer);
-  observer.expert_outputs(moe_layer, returned, plan);
-  planned->add_weighted(branch.sum(), returned, combine_weights);
+  std::vector<Exchange> back;
+  for (PartInFlight& part : parts) {  // the experts of one part run while the other's rows fly
+    Tensor arrived = std::move(part.out).finish();
+    watch.lap(Part::dispatch_wait, moe_layer);
+    const Tensor rows = part.rows->group(std::move(arrived));  // [n_receive, d_model]
+    watch.lap(Part::group, moe_layer);
+    Tensor done = layer.experts->run(rows, part.rows->counts());
+    watch.lap(Part::experts, moe_layer);
+    back.push_back(transport->start_combine(part.plan, part.rows->ungroup(std::move(done))));
+    watch.lap(Part::scatter, moe_layer);
+  }
+  for (std::size_t p = 0; p < parts.size(); ++p) {
+    const Tensor returned = std::move(back[p]).finish();  // [n_send, d_model], packed order
+    watch.lap(Part::combine_wait, moe_layer);
+    observer.expert_outputs(moe_layer, returned, plans[p]);
+    parts[p].rows->add_weighted(branch.sum(), returned, combine_weights);
+    watch.lap(Part::combine, moe_layer);
+  }
   branch.join();
   watch.lap(Part::combine, moe_layer);
 }
@@ -249,6 +268,8 @@ ExpertMoves Model::move_experts(const ExpertPlacement& placement) {
   s.placement = placement;
   return moves;
 }
+
+void Model::set_overlap(bool overlap) { state_->overlap = overlap; }
 
 StepTimes Model::take_times() { return state_->watch.take(); }
 

@@ -30,6 +30,8 @@ struct ModelOptions {
   AttentionKernel attention = AttentionKernel::own;
   std::int64_t context = 0;                                        // tokens of the longest windows, if that is known
   GroupedMatmulKind grouped_matmul = GroupedMatmulKind::cublaslt;  // of GPUs, in bf16
+  /// Rows of half of a batch's tokens fly while experts run on the other half's; of no effect on one rank.
+  bool overlap = false;
 };
 
 /// Memory a rank needs, of its device, from the checkpoint's shapes alone (for --dry-run and the start-up table).
@@ -80,6 +82,8 @@ class Model {
   /// Collective, between two steps. Experts go from rank to rank until they lie as `placement` says; results do not
   /// change. Throws Error: a placement for another model or number of ranks, ranks on CPUs of several kinds.
   ExpertMoves move_experts(const ExpertPlacement& placement);
+  /// As ModelOptions::overlap, from the next step on. The same on all ranks.
+  void set_overlap(bool overlap);
   /// Where the time went since embed, or forward, was called last.
   StepTimes take_times();
   /// Bytes of one dispatched row.

@@ -41,9 +41,10 @@ class RoutingObserver {
   /// What the router decided, before tokens are sent anywhere. Experts and weights changed here are those that count:
   /// they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a token.
   virtual void decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) {}
-  /// moe_layer: index among MoE layers. The routing may be moved from.
-  virtual void observe(int moe_layer, Routing&& routing, const ExchangePlan& plan) = 0;
-  /// Experts' outputs, not yet weighted, [n * k, d_model] f32 or bf16: row i belongs to slot plan.pack_order()[i].
+  /// moe_layer: index among MoE layers. The routing may be moved from. plans: of the parts of the batch's tokens.
+  virtual void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) = 0;
+  /// Experts' outputs of each part in turn, not yet weighted, [plan.n_send(), d_model] f32 or bf16: row i belongs to
+  /// slot plan.pack_order()[i].
   virtual void expert_outputs([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView rows,
                               [[maybe_unused]] const ExchangePlan& plan) {}
   /// Each decoder layer's output, [n, d_model] f32, before the next layer changes it.

@@ -49,20 +49,26 @@ PhaseSeconds StepTimes::phase_seconds() const {
 
 std::vector<float> StepTimes::layer_ends(int n_moe_layers) const {
   const auto n = static_cast<std::size_t>(n_moe_layers) * kLayerParts;
-  std::vector<float> ends(n);
-  std::size_t next = 0;  // of ends
-  float last = 0;
+  std::vector<Clock::duration> took(n, Clock::duration::zero());
+  std::vector<Clock::time_point> begins(static_cast<std::size_t>(n_moe_layers), begin);  // of layers
+  Clock::time_point last = begin;
+  int latest = -1;  // MoE layer
   for (const Lap& lap : laps) {
-    const auto end = static_cast<float>(seconds_between(begin, lap.end));
     if (lap.moe_layer >= 0) {
-      const std::size_t at = static_cast<std::size_t>(lap.moe_layer) * kLayerParts + static_cast<std::size_t>(lap.part);
-      for (; next < at; ++next) ends[next] = last;
-      ends[at] = end;
-      next = at + 1;
+      while (latest < lap.moe_layer) begins[static_cast<std::size_t>(++latest)] = last;
+      took[static_cast<std::size_t>(lap.moe_layer) * kLayerParts + static_cast<std::size_t>(lap.part)] +=
+          lap.end - last;
     }
-    last = end;
+    last = lap.end;
   }
-  for (; next < n; ++next) ends[next] = last;
+  while (latest + 1 < n_moe_layers) begins[static_cast<std::size_t>(++latest)] = last;
+
+  std::vector<float> ends(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    if (i % kLayerParts == 0) last = begins[i / kLayerParts];
+    last += took[i];
+    ends[i] = static_cast<float>(seconds_between(begin, last));
+  }
   return ends;
 }
 

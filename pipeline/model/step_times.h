@@ -18,7 +18,8 @@ inline constexpr std::array<std::string_view, kPhases> kPhaseNames = {"attention
                                                                       "combine",   "head",   "record",   "wait"};
 using PhaseSeconds = std::array<double, kPhases>;
 
-/// What a rank does one after another: the first kLayerParts once in each MoE layer, in this order; of the others a
+/// What a rank does one after another: the first kLayerParts in each MoE layer, in this order, those from dispatch_wait
+/// on twice where a layer runs in two halves; of the others a
 /// dense layer, what an observer does with a layer's output, the head.
 enum class Part : std::uint8_t {
   attention,      // with its norm and, in layer 0, the embedding; without experts before it, dense layers too
@@ -56,7 +57,7 @@ struct StepTimes {
 
   PhaseSeconds phase_seconds() const;
   /// [n_moe_layers, kLayerParts] seconds from the step's begin to the end of each part. A part that was left out ends
-  /// when the one before it does.
+  /// when the one before it does; one that was done in several goes counts as if these had followed one another.
   std::vector<float> layer_ends(int n_moe_layers) const;
 };
 

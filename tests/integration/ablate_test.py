@@ -133,10 +133,10 @@ class Ablate(support.TestCase):
     def test_ranks_and_batches_do_not_matter(self):
         for mode in ("zero", "drop", "flip"):
             outs = []
-            for ranks, batch_tokens, placement in ((1, 300, "contiguous"), (2, 64, "contiguous"), (3, 300, "round-robin")):
+            for ranks, batch_tokens, placement, overlap in ((1, 300, "contiguous", "off"), (2, 64, "contiguous", "on"), (3, 300, "round-robin", "off")):
                 outs.append(self.folder / f"{mode}{ranks}")
                 self.switchyard(*self.options(outs[-1], "--mode", mode, "--layers", "2,5", *([] if mode == "flip" else ["--experts", "1,7"]), "--samples", 20, "--seed", 3, "--quiet",
-                                              "--placement", placement, batch_tokens=batch_tokens), ranks=ranks)
+                                              "--placement", placement, "--overlap", overlap, batch_tokens=batch_tokens), ranks=ranks)
             self.assert_same_tables(outs[0], outs[1])
             self.assert_same_tables(outs[0], outs[2])
             found = self.tables(outs[0])

@@ -26,7 +26,8 @@ class Ranks(support.TestCase):
         copies.write_text(json.dumps({"rank_of_expert": [[[0, 1, 2], 0, 1, 2, [1, 2], 0, 1, 2]] * 3 + [[0, [0, 2], [0, 1, 2], 2, 2, 0, 1, 2]] * 3, "n_ranks": 3}))
         variants = [("mpi1", 1, 500, ["--transport", "mpi"]), ("two", 2, 500, []), ("three", 3, 300, ["--placement", "round-robin"]),
                     ("four", 4, 500, []), ("file", 2, 500, ["--placement", str(placement)]), ("batches", 2, 4096, ["--threads", "2"]),
-                    ("copies", 3, 500, ["--placement", str(copies)]), ("local", 3, 500, ["--placement", str(copies), "--copies", "local"])]
+                    ("copies", 3, 500, ["--placement", str(copies)]), ("local", 3, 500, ["--placement", str(copies), "--copies", "local"]),
+                    ("halves", 2, 500, ["--overlap", "on"]), ("copies in halves", 3, 500, ["--placement", str(copies), "--overlap", "on"])]
         for name, ranks, batch_tokens, options in variants:
             with self.subTest(name):
                 block_tokens = 8 * batch_tokens if name == "batches" else 3000  # then ranks receive enough rows of each expert to run them as they arrive

@@ -234,6 +234,45 @@ TEST(ExchangePlanTest, MakeExchangesTheCounts) {
   EXPECT_GT(comm.sum(made.n_receive()), 0);
 }
 
+/// The rank that a plan sends each of its slots to, from its first on.
+std::vector<int> ranks_of_slots(const ExchangePlan& plan) {
+  std::vector<int> rank_of(static_cast<std::size_t>(plan.n_send()), -1);
+  std::size_t row = 0;
+  for (std::size_t rank = 0; rank < plan.send_rows().size(); ++rank)
+    for (std::int32_t i = 0; i < plan.send_rows()[rank]; ++i, ++row)
+      rank_of.at(static_cast<std::size_t>(plan.pack_order()[row] - plan.first_slot())) = static_cast<int>(rank);
+  return rank_of;
+}
+
+TEST(ExchangePlanTest, PartsSendEverySlotWhereOnePlanDoes) {
+  const Communicator comm = Communicator::world();
+  const int n_ranks = comm.size();
+  std::vector<std::vector<std::int32_t>> ranks_of_expert(7);  // expert 3 is everywhere, others at one rank
+  for (int e = 0; e < 7; ++e)
+    for (int rank = 0; rank < n_ranks; ++rank)
+      if (e == 3 || rank == e % n_ranks) ranks_of_expert[static_cast<std::size_t>(e)].push_back(rank);
+  const LayerPlacement placement(ranks_of_expert, n_ranks, CopyRule::by_token);
+  for (const int tokens : {0, 1, 2, 13}) {
+    const Ids ids = skewed_ids(static_cast<std::uint64_t>(comm.rank()), tokens + comm.rank(), 3, 7);
+    const ExpertIds mine{ids, 3};
+    const ExchangePlan whole = ExchangePlan::make(mine, placement, comm);
+    for (const int n_parts : {1, 2, 3}) {
+      const std::vector<ExchangePlan> parts = ExchangePlan::make_parts(mine, n_parts, placement, comm);
+      ASSERT_EQ(parts.size(), static_cast<std::size_t>(n_parts));
+      std::vector<int> rank_of;
+      std::vector<std::int32_t> arriving(whole.arriving().size(), 0);
+      for (const ExchangePlan& part : parts) {
+        EXPECT_EQ(part.first_slot(), std::ssize(rank_of));
+        EXPECT_EQ(part.n_send() % 3, 0);
+        for (const int rank : ranks_of_slots(part)) rank_of.push_back(rank);
+        for (std::size_t i = 0; i < arriving.size(); ++i) arriving[i] += part.arriving()[i];
+      }
+      EXPECT_EQ(rank_of, ranks_of_slots(whole));
+      EXPECT_THAT(whole.arriving(), ElementsAreArray(arriving));
+    }
+  }
+}
+
 TEST(ExchangePlanTest, AnotherWorldsPlacementIsAnError) {
   const Communicator comm = Communicator::world();
   const auto placement = ExpertPlacement::contiguous(1, 9, comm.size() + 1).layer(0);

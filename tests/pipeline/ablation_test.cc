@@ -144,7 +144,7 @@ class ByTheBook : public RoutingObserver {
       }
     }
   }
-  void observe(int /*layer*/, Routing&& /*routing*/, const ExchangePlan& /*plan*/) override {}
+  void observe(int /*layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
 
   std::size_t changed = 0;  // slots
 
@@ -224,7 +224,7 @@ class LayerInput : public RoutingObserver {
   void ffn_input(int layer, TensorView h) override {
     if (layer == layer_) input.assign(h.data<float>(), h.data<float>() + h.rows() * h.cols());
   }
-  void observe(int layer, Routing&& of_layer, const ExchangePlan& /*plan*/) override {
+  void observe(int layer, Routing&& of_layer, std::span<const ExchangePlan> /*plans*/) override {
     if (layer == layer_) routing = std::move(of_layer);
   }
   std::vector<float> input;

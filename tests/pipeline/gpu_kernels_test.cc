@@ -57,7 +57,7 @@ Tensor random_tensor(std::int64_t rows, std::int64_t cols, unsigned seed, DType 
   return tensor;
 }
 
-Tensor on_gpu(const Tensor& tensor) { return copy_to(Device::gpu, tensor); }
+Tensor on_gpu(TensorView tensor) { return copy_to(Device::gpu, tensor); }
 
 float element(const Tensor& tensor, std::int64_t i) {
   return tensor.dtype() == DType::f32 ? tensor.data<float>()[i] : static_cast<float>(tensor.data<Bf16>()[i]);
@@ -118,9 +118,12 @@ TEST(GpuKernelsTest, RowsAreThoseOfTheCpu) {
 
       const Tensor weights = random_tensor(37, 2, 6);
       Tensor sum = on_gpu(x);
-      gpu::add_weighted(sum, on_gpu(rows), on_gpu(weights), array_of(slots));
+      gpu::add_weighted(sum, 0, on_gpu(rows), on_gpu(weights), array_of(slots));
       Tensor expected = copy_to(Device::cpu, on_gpu(x));
-      add_weighted(expected, rows, {weights.data<float>(), 74}, slots);
+      add_weighted(expected, 0, rows, {weights.data<float>(), 74}, 2, slots);
+      const std::vector<std::int32_t> last = {73, 71, 72, 70};  // of the last two tokens
+      gpu::add_weighted(sum, 35, on_gpu(rows.rows(0, 4)), on_gpu(weights.rows(35, 37)), array_of(last));
+      add_weighted(expected, 35, rows.rows(0, 4), {weights.data<float>(), 74}, 2, last);
       expect_close(sum, expected, kF32);
       gpu::add_rows(sum, on_gpu(x));
       add_rows(expected, x);

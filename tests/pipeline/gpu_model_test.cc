@@ -335,6 +335,11 @@ RanksCase on_gpu(const char* folder, const char* transport, const char* placemen
   return {folder, transport, placement, precision, false, Device::gpu};
 }
 
+RanksCase in_halves(RanksCase test) {
+  test.overlap = true;
+  return test;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, GpuModelRanks,
                          ::testing::Values(on_gpu("golden/mixtral", "local", "contiguous", Precision::f32),
                                            on_gpu("golden/mixtral", "mpi", "round-robin", Precision::f32),
@@ -342,7 +347,10 @@ INSTANTIATE_TEST_SUITE_P(All, GpuModelRanks,
                                            on_gpu("golden/mixtral", "nccl", "round-robin", Precision::bf16),
                                            on_gpu("golden/deepseek", "mpi", "contiguous", Precision::bf16),
                                            on_gpu("golden/deepseek", "nccl", "replicas", Precision::f32),
-                                           on_gpu("golden/grok1", "nccl", "contiguous", Precision::f32)));
+                                           on_gpu("golden/grok1", "nccl", "contiguous", Precision::f32),
+                                           in_halves(on_gpu("golden/mixtral", "mpi", "contiguous", Precision::f32)),
+                                           in_halves(on_gpu("golden/mixtral", "nccl", "round-robin", Precision::bf16)),
+                                           in_halves(on_gpu("golden/deepseek", "nccl", "replicas", Precision::f32))));
 
 }  // namespace
 }  // namespace switchyard

@@ -204,7 +204,7 @@ TEST(RowsCoreTest, WeightedSumsAreThoseOfTheCpu) {
     row_of_slot[static_cast<std::size_t>(slots[i])] = static_cast<std::int32_t>(i);
   Tensor expected(DType::f32, kTokens, kWidth);
   std::fill_n(expected.data<float>(), kTokens * kWidth, 0.0F);
-  add_weighted(expected, rows, {weights.data<float>(), kTokens * kTopK}, slots);
+  add_weighted(expected, 0, rows, {weights.data<float>(), kTokens * kTopK}, kTopK, slots);
   for (std::int64_t t = 0; t < kTokens; ++t) {
     for (std::int64_t c = 0; c < kWidth; ++c) {
       const float found = cores::weighted_sum(rows.data<float>(), kWidth, row_of_slot.data() + t * kTopK,

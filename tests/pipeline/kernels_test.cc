@@ -206,11 +206,16 @@ TEST(Rows, WeightedSumIsOverSlots) {
   Tensor rows(DType::f32, 4, 1);
   for (int i = 0; i < 4; ++i) rows.data<float>()[i] = static_cast<float>(i + 1);
   // Row 0 is token 1's second slot, row 1 token 0's first, ...
-  add_weighted(x, rows, std::vector<float>{0.5F, 0.25F, 2, 3}, std::vector<std::int32_t>{3, 0, 2, 1});
+  const std::vector<float> weights = {0.5F, 0.25F, 2, 3};
+  add_weighted(x, 0, rows, weights, 2, std::vector<std::int32_t>{3, 0, 2, 1});
   EXPECT_EQ(x.data<float>()[0], 100 + (0.5F * 2 + 0.25F * 4));
   EXPECT_EQ(x.data<float>()[1], 200 + (2 * 3 + 3 * 1));
   Tensor none(DType::f32, 0, 1);
-  add_weighted(none, Tensor(DType::f32, 0, 1), {}, {});
+  add_weighted(none, 0, Tensor(DType::f32, 0, 1), {}, 2, {});
+  // Token 1 alone.
+  add_weighted(x, 1, rows.rows(0, 2), weights, 2, std::vector<std::int32_t>{3, 2});
+  EXPECT_EQ(x.data<float>()[0], 100 + (0.5F * 2 + 0.25F * 4));
+  EXPECT_EQ(x.data<float>()[1], 200 + (2 * 3 + 3 * 1) + (2 * 2 + 3 * 1));
 }
 
 TEST(LeafLoops, ExponentialIsWithinItsBound) {

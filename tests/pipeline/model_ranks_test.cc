@@ -10,6 +10,11 @@ namespace {
 
 using testing_support::RanksCase;
 
+RanksCase in_halves(RanksCase test) {
+  test.overlap = true;
+  return test;
+}
+
 class ModelRanks : public ::testing::TestWithParam<RanksCase> {};
 
 TEST_P(ModelRanks, EveryBitIsThatOfOneRank) {
@@ -32,6 +37,9 @@ INSTANTIATE_TEST_SUITE_P(All, ModelRanks,
                                            RanksCase{"golden/mixtral", "mpi", "contiguous", Precision::f32, true},
                                            RanksCase{"golden/deepseek", "mpi", "contiguous", Precision::bf16, true},
                                            RanksCase{"golden/grok1", "mpi", "contiguous", Precision::f32},
+                                           in_halves({"golden/mixtral", "mpi", "round-robin", Precision::f32}),
+                                           in_halves({"golden/deepseek", "mpi", "replicas", Precision::f32}),
+                                           in_halves({"data/demo", "mpi", "local replicas", Precision::bf16, true}),
                                            RanksCase{"data/demo", "mpi", "contiguous", Precision::bf16}));
 
 }  // namespace

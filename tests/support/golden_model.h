@@ -66,7 +66,7 @@ class GoldenModel {
 /// Keeps all that a forward pass shows.
 class KeepAll : public RoutingObserver {
  public:
-  void observe(int moe_layer, Routing&& routing, const ExchangePlan& /*plan*/) override {
+  void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     layers_in_order = layers_in_order && moe_layer == static_cast<int>(routings.size());
     routings.push_back(std::move(routing));
   }

@@ -22,6 +22,7 @@ struct RanksCase {
   Precision precision;
   bool moves = false;  // experts change places before each step
   Device device = Device::cpu;
+  bool overlap = false;
 };
 
 /// The same sequences on one rank alone.
@@ -100,7 +101,9 @@ inline void expect_bits_of_one_rank(const RanksCase& test) {
 
   const ExpertPlacement placement = make_placement(test.placement, config, comm.size());
   const auto transport = make_transport(test.transport, comm);
-  Model model(checkpoint, config, placement, comm, *transport, {test.precision, test.device});
+  ModelOptions options = {test.precision, test.device};
+  options.overlap = test.overlap;
+  Model model(checkpoint, config, placement, comm, *transport, options);
 
   // Steps take a sequence per rank, from rank 1 on: rank 0 of several brings nothing at first, and others at the end.
   const auto sequences = static_cast<std::int64_t>(whole.window_offsets.size()) - 1;

@@ -57,9 +57,10 @@ __global__ void add_rows_kernel(const float* rows, std::int64_t n, float* x) {
   if (i < n) x[i] += rows[i];
 }
 
-__global__ void invert_kernel(const std::int32_t* slots, std::int32_t n, std::int32_t* row_of_slot) {
+__global__ void invert_kernel(const std::int32_t* slots, std::int32_t first, std::int32_t n,
+                              std::int32_t* row_of_slot) {
   const auto i = static_cast<std::int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i < n) row_of_slot[slots[i]] = i;
+  if (i < n) row_of_slot[slots[i] - first] = i;
 }
 
 /// Calls work with a null pointer to the element type.
@@ -140,16 +141,18 @@ void add_rows(Tensor& x, TensorView rows) {
   check_launch("add_rows_kernel");
 }
 
-void add_weighted(Tensor& x, TensorView rows, TensorView weights, const DeviceArray<std::int32_t>& slots) {
-  if (x.rows() == 0) return;
+void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
+                  const DeviceArray<std::int32_t>& slots) {
+  if (weights.rows() == 0) return;
   DeviceArray<std::int32_t> row_of_slot(slots.size());
   invert_kernel<<<blocks_for(rows.rows(), kThreads), kThreads, 0, compute_stream().handle()>>>(
-      slots.data(), static_cast<std::int32_t>(slots.size()), row_of_slot.data());
+      slots.data(), static_cast<std::int32_t>(first * weights.cols()), static_cast<std::int32_t>(slots.size()),
+      row_of_slot.data());
   check_launch("invert_kernel");
   with_type(rows.dtype(), [&]<typename T>(T*) {
-    add_weighted_kernel<<<static_cast<unsigned>(x.rows()), kThreads, 0, compute_stream().handle()>>>(
+    add_weighted_kernel<<<static_cast<unsigned>(weights.rows()), kThreads, 0, compute_stream().handle()>>>(
         rows.data<T>(), row_of_slot.data(), weights.data<float>(), static_cast<int>(weights.cols()), x.cols(),
-        x.data<float>());
+        x.data<float>() + first * x.cols());
   });
   check_launch("add_weighted_kernel");
 }

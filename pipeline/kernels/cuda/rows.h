@@ -27,8 +27,9 @@ Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSo
 /// x [n, d] f32 += rows [n, d] f32.
 void add_rows(Tensor& x, TensorView rows);
 
-/// x [n, d] f32 += sum over j of weights[t, j] * the row of slot t * k + j, summed in slot order. rows: [n * k, d] f32
-/// or bf16, row i belonging to slots[i]; weights: [n, k] f32.
-void add_weighted(Tensor& x, TensorView rows, TensorView weights, const DeviceArray<std::int32_t>& slots);
+/// x [n, d] f32 += sum over j of weights[t, j] * the row of slot t * k + j, summed in slot order, of m tokens from
+/// `first` on. rows: [m * k, d] f32 or bf16, row i belonging to slots[i]; weights: [m, k] f32, of those tokens.
+void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
+                  const DeviceArray<std::int32_t>& slots);
 
 }  // namespace switchyard::gpu

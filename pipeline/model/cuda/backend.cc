@@ -253,9 +253,11 @@ class GpuRows : public PlannedRows {
   }
   std::span<const std::int32_t> counts() const override { return plan_.rows_per_expert(); }
   void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
-    Tensor on_gpu(DType::f32, x.rows(), top_k_, Device::gpu);
-    upload(on_gpu.bytes(), weights.data(), weights.size_bytes());
-    gpu::add_weighted(x, returned, on_gpu, pack_order_);
+    const std::span<const float> of_plan =
+        weights.subspan(static_cast<std::size_t>(plan_.first_slot()), static_cast<std::size_t>(plan_.n_send()));
+    Tensor on_gpu(DType::f32, plan_.n_send() / top_k_, top_k_, Device::gpu);
+    upload(on_gpu.bytes(), of_plan.data(), of_plan.size_bytes());
+    gpu::add_weighted(x, plan_.first_slot() / top_k_, returned, on_gpu, pack_order_);
   }
 
  private:

@@ -87,16 +87,18 @@ void add_rows(Tensor& x, TensorView rows) {
                    });
 }
 
-void add_weighted(Tensor& x, TensorView rows, TensorView weights, const DeviceArray<std::int32_t>& slots) {
+void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
+                  const DeviceArray<std::int32_t>& slots) {
   DeviceArray<std::int32_t> row_of_slot(slots.size());
   fake_gpu::launch({slots.data(), row_of_slot.data()},
-                   [slots = slots.data(), to = row_of_slot.data(), n = static_cast<std::int32_t>(slots.size())] {
-                     for (std::int32_t i = 0; i < n; ++i) to[slots[i]] = i;
+                   [slots = slots.data(), to = row_of_slot.data(), n = static_cast<std::int32_t>(slots.size()),
+                    first = first * weights.cols()] {
+                     for (std::int32_t i = 0; i < n; ++i) to[slots[i] - first] = i;
                    });
   with_type(rows.dtype(), [&]<typename T>(T*) {
     fake_gpu::launch({rows.bytes(), row_of_slot.data(), weights.bytes(), x.bytes()},
                      [rows = rows.data<T>(), row_of_slot = row_of_slot.data(), weights = weights.data<float>(),
-                      k = weights.cols(), x = x.data<float>(), n = x.rows(), d = x.cols()] {
+                      k = weights.cols(), x = x.data<float>() + first * x.cols(), n = weights.rows(), d = x.cols()] {
                        for (std::int64_t t = 0; t < n; ++t)
                          for (std::int64_t i = 0; i < d; ++i)
                            x[t * d + i] += cores::weighted_sum(rows, d, row_of_slot + t * k, weights + t * k,
