@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "parallel/bf16.h"
+#include "pipeline/kernels/cuda/probability_sums.h"
 
 namespace switchyard {
 namespace {
@@ -59,6 +60,7 @@ Routing gather_routing(std::span<const HeldToken> order, Of of) {
   if (order.empty()) return all;
   const auto of_tensor = [&](Tensor Routing::*column) {
     const Tensor& first = of(order.front().step).*column;
+    if (first.cols() == 0) return Tensor();  // logits that no row keeps
     Tensor gathered(DType::f32, static_cast<std::int64_t>(order.size()), first.cols());
     for (std::size_t t = 0; t < order.size(); ++t) {
       const std::span<const float> row =
@@ -140,7 +142,46 @@ void Recorder::observe(int moe_layer, Routing&& routing, std::span<const Exchang
   std::transform(routing.ids.begin(), routing.ids.end(), experts_[l].begin(),
                  [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
   routing_[l] = std::move(routing);
+  keep_logits(l);
   count_send_ranks(l, placement_->layer(moe_layer));
+}
+
+/// What the rows want of a layer's logits: a GPU's travel to the host while the next layer is computed, so that it
+/// holds those of two layers at most.
+void Recorder::keep_logits(std::size_t layer) {
+  Tensor& logits = routing_[layer].logits;
+  if (level_ != RecordLevel::logits) {
+    logits = {};
+  } else if (logits.device() == Device::gpu) {
+    finish_logits();
+    logits_on_way_.emplace(LogitsDownload{layer, Download(std::move(logits))});
+  }
+}
+
+void Recorder::finish_logits() {
+  if (!logits_on_way_) return;
+  routing_[logits_on_way_->layer].logits = std::move(logits_on_way_->logits).finish();
+  logits_on_way_.reset();
+}
+
+void Recorder::move_probabilities_to_host() {
+  std::vector<Download> downloads;
+  for (Routing& routing : routing_)
+    if (routing.probabilities.device() == Device::gpu) downloads.emplace_back(std::move(routing.probabilities));
+  for (std::size_t l = 0; l < downloads.size(); ++l) routing_[l].probabilities = std::move(downloads[l]).finish();
+}
+
+/// [L][E] over the tokens that count, where the probabilities lie.
+std::vector<std::vector<double>> Recorder::sum_probabilities(std::span<const std::uint8_t> counted) const {
+  if (layers() > 0 && routing_.front().probabilities.device() == Device::gpu) {
+    std::vector<TensorView> of_layers;
+    for (const Routing& routing : routing_) of_layers.emplace_back(routing.probabilities);
+    return gpu::probability_sums(of_layers, counted);
+  }
+  std::vector<std::vector<double>> sums(layers());
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t l = 0; l < layers(); ++l) sums[l] = probability_sums(routing_[l].probabilities, counted);
+  return sums;
 }
 
 Recorder::BlockFigures Recorder::empty_figures() const {
@@ -175,11 +216,14 @@ void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placeme
 PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
                                    const StepTimes& times) {
   const Stopwatch watch;
+  finish_logits();
   record_tokens(batch.tokens, batch.targets, step, losses);
   return end_step(step, times, watch.seconds());
 }
 
 PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, const StepTimes& times) {
+  finish_logits();
+  move_probabilities_to_host();  // where tokens are put in order
   const PhaseSeconds all = end_step(step, times, 0);
   held_.push_back({batch.tokens, batch.targets, std::move(step), std::move(losses), std::move(routing_), experts_});
   routing_ = std::vector<Routing>(layers());
@@ -233,17 +277,15 @@ Recorder::HeldStep Recorder::gather_held(std::span<const HeldToken> order) const
 void Recorder::record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
                              const StepTokens& step, const TokenLosses& losses) {
   const std::vector<std::uint8_t> included = included_tokens(tokens, excluded_);
-  std::vector<std::vector<double>> probability_sum(layers());
   std::vector<LayerView> views(layers());
   for (std::size_t phase = 0; phase < (step.phase.empty() ? 1 : block_live_.size()); ++phase) {
     std::vector<std::uint8_t> of_phase;
     for (const std::uint8_t number : step.phase) of_phase.push_back(number == phase ? 1 : 0);
     const std::vector<std::uint8_t> counted =
         step.phase.empty() ? included : counted_tokens(included, step.phase, phase);
-#pragma omp parallel for schedule(dynamic, 1)
+    const std::vector<std::vector<double>> probability_sum = sum_probabilities(counted);
     for (std::size_t l = 0; l < layers(); ++l) {
       const Routing& routing = routing_[l];
-      probability_sum[l] = probability_sums(routing.probabilities, counted);
       views[l] = {experts_[l],         routing.weights,   routing.entropy, routing.margin, routing.top_probability,
                   routing.log_sum_exp, probability_sum[l]};
     }

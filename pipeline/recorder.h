@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "io/routing_schema.h"
 #include "parallel/clock_offset.h"
 #include "parallel/communicator.h"
+#include "parallel/device/download.h"
 #include "parallel/expert_placement.h"
 #include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/analysis/token_phase.h"
@@ -104,7 +106,17 @@ class Recorder : public RoutingObserver {
     std::vector<std::vector<std::uint16_t>> experts;  // [L]
   };
 
+  /// Logits on their way from the GPU to the routing of a layer.
+  struct LogitsDownload {
+    std::size_t layer;
+    Download logits;
+  };
+
   BlockFigures empty_figures() const;
+  void keep_logits(std::size_t layer);
+  void finish_logits();
+  void move_probabilities_to_host();
+  std::vector<std::vector<double>> sum_probabilities(std::span<const std::uint8_t> counted) const;
   void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
   PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
   void record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
@@ -128,7 +140,8 @@ class Recorder : public RoutingObserver {
   double latest_imbalance_ = 0;
   std::uint64_t row_bytes_ = 0;
 
-  std::vector<Routing> routing_;                     // [L] of the running step
+  std::vector<Routing> routing_;  // [L] of the running step; logits at level logits alone, on the host
+  std::optional<LogitsDownload> logits_on_way_;
   std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the same ids, as narrow as rows keep them
   // A running block apart from finished ones, so that a stop between two steps can drop it. By phase.
   std::vector<LiveAccumulators> block_live_, segment_live_;

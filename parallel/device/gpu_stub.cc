@@ -38,7 +38,7 @@ void on_gpu_memory_shortage(std::function<void()> /*free_idle*/) {}
 void copy_bytes(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
 void upload(void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
 void copy_in(const Stream& /*stream*/, void* /*to*/, const void* /*from*/, std::size_t /*bytes*/) { no_cuda(); }
-void clear(Tensor& /*tensor*/) { no_cuda(); }
+void clear(Tensor& /*tensor*/, std::int64_t /*first*/) { no_cuda(); }
 Tensor copy_to(Device /*device*/, TensorView /*from*/) { no_cuda(); }
 
 }  // namespace switchyard

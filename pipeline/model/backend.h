@@ -51,7 +51,8 @@ class Embedding {
 class Router {
  public:
   virtual ~Router() = default;
-  /// h [n, d] f32 -> what it decides, host. Throws Error naming `where` and the token when a logit is not finite.
+  /// h [n, d] f32 -> what it decides, logits and probabilities on the device. Throws Error naming `where` and the token
+  /// when a logit is not finite.
   virtual Routing route(TensorView h, const std::string& where) const = 0;
 };
 

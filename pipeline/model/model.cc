@@ -315,6 +315,8 @@ ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& plac
   }
   // Experts' rows are sent, arrive, are grouped and return: as many of each when experts are evenly used.
   memory.activation_bytes = n * d * 4 + std::max({attention, experts, others});
+  if (options.device == Device::gpu)  // all layers' probabilities, until a step is recorded
+    memory.activation_bytes += moe_layers * n * static_cast<std::uint64_t>(config.n_experts) * 4;
   memory.transport_bytes = 2 * rows;
   return memory;
 }

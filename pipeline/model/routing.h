@@ -15,7 +15,8 @@ struct RouterRule {
   bool renormalise = true;  // combine weights are divided by their sum
 };
 
-/// What one router decided for n tokens, with the figures that the record keeps of it.
+/// What one router decided for n tokens, with the figures that the record keeps of it. Logits and probabilities lie
+/// where the backend made them, the rest on the host: who wants those of a GPU on the host copies them.
 struct Routing {
   int top_k = 0;
   std::vector<std::int32_t> ids;       // [n, k] by combine weight descending; a tie goes to the lower id
@@ -27,7 +28,7 @@ struct Routing {
   std::vector<float> top_probability;  // [n] largest probability
   std::vector<float> log_sum_exp;      // [n] of the logits
 
-  std::int64_t n_tokens() const { return logits.rows(); }
+  std::int64_t n_tokens() const { return static_cast<std::int64_t>(entropy.size()); }
   ExpertIds expert_ids() const { return {ids, top_k}; }
 };
 

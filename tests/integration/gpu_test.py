@@ -31,10 +31,10 @@ class Gpu(support.TestCase):
     def tearDown(self):
         support.BINARY = CPU
 
-    def route(self, name, *options, ranks=1, precision="f32", env=None):
+    def route(self, name, *options, ranks=1, precision="f32", level="logits", env=None):
         out = self.folder / name
         done = self.switchyard("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", out, "--context", 32, "--batch-tokens", 64,
-                               "--block-tokens", 200, "--precision", precision, "--record", "logits", *options, ranks=ranks, timeout=300, env=env)
+                               "--block-tokens", 200, "--precision", precision, "--record", level, *options, ranks=ranks, timeout=300, env=env)
         self.assertNotIn("fake GPU:", done.stderr)  # a complaint of the stand-in
         return out, done
 
@@ -113,6 +113,22 @@ class Gpu(support.TestCase):
             self.assertGreater(len(a["tokens/loss"]), 200)
             np.testing.assert_allclose(a["tokens/loss"], b["tokens/loss"], rtol=1e-4, atol=1e-5)
             np.testing.assert_array_equal(a["tokens/id"], b["tokens/id"])
+
+    def test_statistics_are_those_of_the_rows_at_every_level(self):
+        # Probabilities are summed on the GPU; recomputed, they are made of the rows' logits and summed on the CPU.
+        by_level = {level: self.route(level, ranks=2, level=level)[0] / "stats.h5" for level in ("counts", "tokens", "logits")}
+        self.switchyard("reduce", self.folder / "logits", "-o", self.folder / "again.h5", "--recompute", ranks=2)
+        with h5py.File(self.folder / "again.h5") as expected:
+            names = []
+            expected.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" else None)
+            names = [name for name in names if not name.startswith(("cost/", "ranks/"))]  # of the runs, not of the rows
+            self.assertTrue({"load/probability_sum", "load/z_sum", "entropy/m2", "coactivation/count"} <= set(names))
+            self.assertGreater(expected["load/probability_sum"][...].min(), 0)
+            for level, path in by_level.items():
+                with h5py.File(path) as found:
+                    for name in names:
+                        tolerance = 1e-5 if expected[name].dtype.kind == "f" else 0
+                        np.testing.assert_allclose(found[name][...], expected[name][...], rtol=tolerance, atol=tolerance, err_msg=f"{name} at level {level}")
 
     def counting(self, library="fake_nvml", gpus=1, **variables):
         """The environment of ranks that find a stand-in for NVML. What it answers comes into the file self.readings."""

@@ -38,6 +38,7 @@
 #include "pipeline/kernels/token_loss.h"
 #include "pipeline/model/attention_kernel.h"
 #include "tests/support/error_text.h"
+#include "tests/support/probability_sums_cases.h"
 
 namespace switchyard {
 namespace {
@@ -153,7 +154,7 @@ TEST(GpuKernelsTest, SlotsAreOrderedStably) {
 TEST(GpuKernelsTest, RoutersDecideAsTheCpuDoes) {
   for (const std::int64_t n_experts : {8, 60, 128, 200, 512}) {
     const Tensor logits = random_tensor(301, n_experts, static_cast<unsigned>(n_experts));
-    const Routing found = gpu::to_host(gpu::choose_experts(on_gpu(logits), {6, true}), "test");
+    const Routing found = gpu::to_routing(gpu::choose_experts(on_gpu(logits), {6, true}), "test");
     const Routing expected = choose_experts(copy_to(Device::cpu, on_gpu(logits)), {6, true}, "test");
     EXPECT_EQ(found.ids, expected.ids);
     for (const auto& [left, right] :
@@ -169,11 +170,13 @@ TEST(GpuKernelsTest, RoutersDecideAsTheCpuDoes) {
   bad.data<float>()[7 * 8] = INFINITY;
   EXPECT_EQ(
       testing::error_text([&] {
-        static_cast<void>(gpu::to_host(gpu::choose_experts(on_gpu(bad), {2, true}), "layer 4"));
+        static_cast<void>(gpu::to_routing(gpu::choose_experts(on_gpu(bad), {2, true}), "layer 4"));
       }),
       "layer 4, token 5 of the batch: a router logit is not a finite number; check the checkpoint's tensors for NaN, "
       "or run with --precision f32");
 }
+
+TEST(GpuKernelsTest, ProbabilitiesAreSummedAsOnTheCpu) { testing_support::expect_probability_sums(); }
 
 TEST(GpuKernelsTest, ActivationsAreThoseOfTheCpu) {
   const Tensor both = random_tensor(11, 2 * 333, 8);

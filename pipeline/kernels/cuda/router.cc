@@ -3,18 +3,13 @@
 #include <utility>
 #include <vector>
 
+#include "parallel/device/download.h"
 #include "parallel/device/stream.h"
 #include "parallel/error.h"
 #include "pipeline/kernels/cuda/router_launch.h"
 
 namespace switchyard::gpu {
 namespace {
-
-/// What was decided travels to the host beside what the GPU computes next.
-const Stream& download_stream() {
-  static const Stream& stream = *new Stream;  // as long as the process
-  return stream;
-}
 
 Tensor start_download(TensorView from) {
   Tensor to(from.dtype(), from.rows(), from.cols(), Device::pinned);
@@ -65,7 +60,7 @@ DeviceRouting choose_experts(Tensor logits, RouterRule rule) {
   return out;
 }
 
-Routing to_host(const DeviceRouting& routing, const std::string& where) {
+Routing to_routing(DeviceRouting routing, const std::string& where) {
   const std::int64_t n = routing.logits.rows();
   download_stream().wait_for(compute_stream().record());
   const Tensor fault = start_download(as_matrix(routing.fault));
@@ -74,8 +69,8 @@ Routing to_host(const DeviceRouting& routing, const std::string& where) {
   const Tensor figures = start_download(routing.figures);
   Routing out;
   out.top_k = routing.top_k;
-  out.logits = start_download(routing.logits);
-  out.probabilities = start_download(routing.probabilities);
+  out.logits = std::move(routing.logits);
+  out.probabilities = std::move(routing.probabilities);
   download_stream().wait();
   if (const std::int32_t first = *fault.data<std::int32_t>(); first < n) {
     throw Error("a router logit is not a finite number", where + ", token " + std::to_string(first) + " of the batch",

@@ -24,8 +24,9 @@ struct DeviceRouting {
 /// Throws Error for more than 512 experts or 32 choices.
 DeviceRouting choose_experts(Tensor logits, RouterRule rule);
 
-/// The same on the host, logits and probabilities in pinned memory. Blocks until it has come, in a stream of its own.
-/// Throws Error naming `where` and the token when a logit is not finite.
-Routing to_host(const DeviceRouting& routing, const std::string& where);
+/// The same with logits and probabilities left on the GPU: ids, weights and figures, 8 k + 16 bytes a token, are copied
+/// to the host. Blocks until they have come, in the download stream. Throws Error naming `where` and the token when a
+/// logit is not finite.
+Routing to_routing(DeviceRouting routing, const std::string& where);
 
 }  // namespace switchyard::gpu

@@ -59,7 +59,7 @@ class GpuRouter : public Router {
  public:
   GpuRouter(Tensor weights, RouterRule rule) : weights_(std::move(weights)), rule_(rule) {}
   Routing route(TensorView h, const std::string& where) const override {
-    return gpu::to_host(gpu::choose_experts(gpu::matmul(h, weights_), rule_), where);
+    return gpu::to_routing(gpu::choose_experts(gpu::matmul(h, weights_), rule_), where);
   }
 
  private:

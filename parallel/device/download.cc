@@ -1,0 +1,35 @@
+#include "parallel/device/download.h"
+
+#include <cstddef>
+#include <utility>
+
+#include "parallel/device/device_memory.h"
+
+namespace switchyard {
+namespace {
+
+Event start_copy(Tensor& to, const Tensor& from) {
+  download_stream().wait_for(compute_stream().record());
+  copy_in(download_stream(), to.bytes(), from.bytes(), static_cast<std::size_t>(from.rows() * from.row_bytes()));
+  return download_stream().record();
+}
+
+}  // namespace
+
+const Stream& download_stream() {
+  static const Stream& stream = *new Stream;  // as long as the process
+  return stream;
+}
+
+Download::Download(Tensor from)
+    : from_(std::move(from)),
+      to_(from_.dtype(), from_.rows(), from_.cols(), Device::pinned),
+      done_(start_copy(to_, from_)) {}
+
+Tensor Download::finish() && {
+  done_.wait();
+  from_ = {};
+  return std::move(to_);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,68 @@
+/// What of a router's decisions travels to the host, and what is made of the rest where it lies, on the stand-in.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "parallel/device/device_memory.h"
+#include "parallel/device/download.h"
+#include "pipeline/kernels/cuda/router.h"
+#include "pipeline/kernels/router.h"
+#include "tests/support/fake_gpu/fake_gpu.h"
+#include "tests/support/probability_sums_cases.h"
+
+namespace switchyard {
+namespace {
+
+using testing_support::random_probabilities;
+
+class GpuRoutingTest : public testing::Test {
+ protected:
+  void TearDown() override { EXPECT_EQ(fake_gpu::take_complaints(), ""); }
+};
+
+std::vector<float> values_of(TensorView tensor) {
+  return {tensor.data<float>(), tensor.data<float>() + tensor.rows() * tensor.cols()};
+}
+
+TEST_F(GpuRoutingTest, LogitsAndProbabilitiesStayOnTheGpu) {
+  for (const std::int64_t n : {0, 77}) {
+    const Tensor logits = random_probabilities(n, 60, 4);
+    const Routing found = gpu::to_routing(gpu::choose_experts(copy_to(Device::gpu, logits), {4, true}), "test");
+    const Routing expected = choose_experts(random_probabilities(n, 60, 4), {4, true}, "test");
+    EXPECT_EQ(found.n_tokens(), n);
+    EXPECT_EQ(found.ids, expected.ids);
+    EXPECT_EQ(found.logits.device(), Device::gpu);
+    EXPECT_EQ(found.probabilities.device(), Device::gpu);
+    EXPECT_EQ(values_of(copy_to(Device::cpu, found.logits)), values_of(logits));
+    const std::vector<float> probabilities = values_of(copy_to(Device::cpu, found.probabilities));
+    const std::vector<float> of_cpu = values_of(expected.probabilities);
+    ASSERT_EQ(probabilities.size(), of_cpu.size());
+    for (std::size_t i = 0; i < of_cpu.size(); ++i) EXPECT_NEAR(probabilities[i], of_cpu[i], 1e-6F);
+  }
+}
+
+TEST_F(GpuRoutingTest, ProbabilitiesAreSummedAsOnTheCpu) { testing_support::expect_probability_sums(); }
+
+TEST_F(GpuRoutingTest, DownloadsComeBesideWhatIsComputedNext) {
+  Tensor sums = copy_to(Device::gpu, random_probabilities(50, 8, 1));
+  std::vector<Download> downloads;
+  for (const unsigned seed : {2U, 3U, 4U}) {
+    const Tensor from = random_probabilities(50, 8, seed);
+    Tensor on_gpu(DType::f32, 50, 8, Device::gpu);
+    upload(on_gpu.bytes(), from.bytes(), static_cast<std::size_t>(50 * on_gpu.row_bytes()));  // not there yet
+    downloads.emplace_back(std::move(on_gpu));
+    clear(sums);  // goes on meanwhile
+  }
+  unsigned seed = 2;
+  for (Download& download : downloads) {
+    const Tensor came = std::move(download).finish();
+    EXPECT_EQ(came.device(), Device::pinned);
+    EXPECT_EQ(values_of(came), values_of(random_probabilities(50, 8, seed++)));
+  }
+}
+
+}  // namespace
+}  // namespace switchyard
