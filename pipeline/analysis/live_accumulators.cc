@@ -295,25 +295,32 @@ void LiveAccumulators::LayerCounter<TopK>::count_tokens() {
   const std::size_t k = top_k();
   const std::size_t n_experts = n_experts_;
   for (std::size_t which = 0; which < kTokenTables; ++which) {
-    const auto count = [&](auto add) {
+    // expect: the cell is needed soon. A table is larger than a cache, and ids come in no order.
+    const auto count = [&](auto add, auto expect) {
       const auto add_choices = [=](std::size_t id, const std::uint16_t* expert) {
         for (std::size_t j = 0; j < k; ++j) add(id * n_experts + expert[j]);
       };
+      constexpr std::size_t kAhead = 16;  // tokens
       if (which == static_cast<std::size_t>(TokenTable::target)) {
-        for_each(0, n_, [=, target = tokens_.target.data()](std::size_t t, const std::uint16_t* expert) {
+        for_each(0, n_, [=, n = n_, target = tokens_.target.data()](std::size_t t, const std::uint16_t* expert) {
+          if (const std::int64_t soon = t + kAhead < n ? target[t + kAhead] : -1; soon >= 0)
+            expect(static_cast<std::size_t>(soon) * n_experts);
           if (target[t] >= 0) add_choices(static_cast<std::size_t>(target[t]), expert);
         });
       } else {
         const auto ids = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token : tokens_.predicted;
         if (ids.empty()) return;
-        for_each(0, n_,
-                 [=, id = ids.data()](std::size_t t, const std::uint16_t* expert) { add_choices(id[t], expert); });
+        for_each(0, n_, [=, n = n_, id = ids.data()](std::size_t t, const std::uint16_t* expert) {
+          if (t + kAhead < n) expect(id[t + kAhead] * n_experts);
+          add_choices(id[t], expert);
+        });
       }
     };
     if (!live_.dense_[which].empty())
-      count([table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; });
+      count([table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; },
+            [table = live_.dense_[which][layer_].data()](std::size_t cell) { __builtin_prefetch(table + cell, 1); });
     else if (!live_.frequent_[which].empty())
-      count([table = &live_.frequent_[which][layer_]](std::size_t cell) { table->add(cell); });
+      count([table = &live_.frequent_[which][layer_]](std::size_t cell) { table->add(cell); }, [](std::size_t) {});
   }
 }
 
