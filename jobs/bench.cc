@@ -65,8 +65,8 @@ struct Recording {
 };
 
 /// One step, recorded or not.
-Measured measure(Model& model, Recorder* recorder, const Batch& batch, const StepTokens& step, StepTimes& times,
-                 const Communicator& comm) {
+Measured run_step(Model& model, Recorder* recorder, const Batch& batch, const StepTokens& step, StepTimes& times,
+                  const Communicator& comm) {
   struct Ignore : RoutingObserver {
     void observe(int, Routing&&, std::span<const ExchangePlan>) override {}
   } ignore;
@@ -77,7 +77,14 @@ Measured measure(Model& model, Recorder* recorder, const Batch& batch, const Ste
   times = model.take_times();
   const PhaseSeconds phases =
       recorder != nullptr ? recorder->finish_step(batch, step, losses, times) : times.phase_seconds();
-  const Measured measured{comm.max(std::chrono::duration<double>(Clock::now() - start).count()), phases};
+  return {comm.max(std::chrono::duration<double>(Clock::now() - start).count()), phases};
+}
+
+/// One step as it is among many: on a GPU the step before is recorded meanwhile.
+Measured measure(Model& model, Device device, Recorder* recorder, const Batch& batch, const StepTokens& step,
+                 StepTimes& times, const Communicator& comm) {
+  if (recorder != nullptr && device == Device::gpu) run_step(model, recorder, batch, step, times, comm);
+  const Measured measured = run_step(model, recorder, batch, step, times, comm);
   if (recorder != nullptr) {  // not timed: a block has many steps, a segment many blocks
     recorder->finish_block(0, {});
     recorder->take();
@@ -130,7 +137,7 @@ void print_overlap(Model& model, const Batch& batch, const StepTokens& step, boo
   for (int i = 0; i < kWarm + repetitions; ++i)
     for (const bool overlap : {false, true}) {
       model.set_overlap(overlap);
-      const double took = measure(model, nullptr, batch, step, times, comm).seconds;
+      const double took = run_step(model, nullptr, batch, step, times, comm).seconds;
       if (i >= kWarm) seconds[overlap ? 1 : 0].push_back(took);
     }
   model.set_overlap(chosen);
@@ -213,7 +220,7 @@ int run_bench(const Arguments& arguments) {
   constexpr int kWarm = 2;
   for (int i = 0; i < kWarm + repetitions; ++i)
     for (Recording& recording : recordings) {  // in turn: the machine's drift is the same for all
-      const Measured measured = measure(model, recording.recorder.get(), batch, step, times, comm);
+      const Measured measured = measure(model, options.device, recording.recorder.get(), batch, step, times, comm);
       if (i >= kWarm) recording.steps.push_back(measured);
     }
   for (const Recording& recording : recordings) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <future>
 #include <iterator>
 #include <numeric>
 #include <utility>
@@ -171,16 +172,16 @@ void Recorder::move_probabilities_to_host() {
   for (std::size_t l = 0; l < downloads.size(); ++l) routing_[l].probabilities = std::move(downloads[l]).finish();
 }
 
-/// [L][E] over the tokens that count, where the probabilities lie.
-std::vector<std::vector<double>> Recorder::sum_probabilities(std::span<const std::uint8_t> counted) const {
-  if (layers() > 0 && routing_.front().probabilities.device() == Device::gpu) {
-    std::vector<TensorView> of_layers;
-    for (const Routing& routing : routing_) of_layers.emplace_back(routing.probabilities);
-    return gpu::probability_sums(of_layers, counted);
-  }
-  std::vector<std::vector<double>> sums(layers());
-#pragma omp parallel for schedule(dynamic, 1)
-  for (std::size_t l = 0; l < layers(); ++l) sums[l] = probability_sums(routing_[l].probabilities, counted);
+bool Recorder::has_gpu_routing() const {
+  return layers() > 0 && routing_.front().probabilities.device() == Device::gpu;
+}
+
+/// [L][E] over the tokens that count; the probabilities go.
+std::vector<std::vector<double>> Recorder::sum_on_gpu(std::span<const std::uint8_t> counted) {
+  std::vector<TensorView> of_layers;
+  for (const Routing& routing : routing_) of_layers.emplace_back(routing.probabilities);
+  std::vector<std::vector<double>> sums = gpu::probability_sums(of_layers, counted);
+  for (Routing& routing : routing_) routing.probabilities = {};
   return sums;
 }
 
@@ -217,7 +218,15 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
                                    const StepTimes& times) {
   const Stopwatch watch;
   finish_logits();
-  record_tokens(batch.tokens, batch.targets, step, losses);
+  if (!has_gpu_routing()) {
+    record_tokens(take_step(batch, step, losses));
+    return end_step(step, times, watch.seconds());
+  }
+  std::vector<std::vector<double>> sums = sum_on_gpu(included_tokens(batch.tokens, excluded_));
+  HeldStep all = take_step(batch, step, losses);
+  all.probability_sum = std::move(sums);
+  finish_recording();
+  recording_ = std::async(std::launch::async, [this, all = std::move(all)] { record_tokens(all); });
   return end_step(step, times, watch.seconds());
 }
 
@@ -225,9 +234,23 @@ PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosse
   finish_logits();
   move_probabilities_to_host();  // where tokens are put in order
   const PhaseSeconds all = end_step(step, times, 0);
-  held_.push_back({batch.tokens, batch.targets, std::move(step), std::move(losses), std::move(routing_), experts_});
-  routing_ = std::vector<Routing>(layers());
+  held_.push_back(take_step(batch, std::move(step), std::move(losses)));
   return all;
+}
+
+/// The step that ends, with the routing observed.
+Recorder::HeldStep Recorder::take_step(const Batch& batch, StepTokens step, TokenLosses losses) {
+  return {batch.tokens,
+          batch.targets,
+          std::move(step),
+          std::move(losses),
+          std::exchange(routing_, std::vector<Routing>(layers())),
+          experts_};
+}
+
+/// Waits until all earlier steps are recorded.
+void Recorder::finish_recording() {
+  if (recording_.valid()) recording_.get();
 }
 
 double Recorder::record_held(std::span<const HeldToken> order) {
@@ -236,11 +259,10 @@ double Recorder::record_held(std::span<const HeldToken> order) {
     held_.clear();
     return 0;
   }
-  HeldStep all = gather_held(order);
+  finish_recording();
+  const HeldStep all = gather_held(order);
   held_.clear();
-  routing_ = std::move(all.routing);
-  experts_ = std::move(all.experts);
-  record_tokens(all.tokens, all.targets, all.step, all.losses);
+  record_tokens(all);
   const double seconds = watch.seconds();
   if (!block_steps_.empty())
     block_steps_.back().seconds[static_cast<std::size_t>(Phase::record)] += static_cast<float>(seconds);
@@ -274,25 +296,28 @@ Recorder::HeldStep Recorder::gather_held(std::span<const HeldToken> order) const
   return all;
 }
 
-void Recorder::record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
-                             const StepTokens& step, const TokenLosses& losses) {
-  const std::vector<std::uint8_t> included = included_tokens(tokens, excluded_);
+void Recorder::record_tokens(const HeldStep& all) {
+  const StepTokens& step = all.step;
+  const std::vector<std::uint8_t> included = included_tokens(all.tokens, excluded_);
+  std::vector<std::vector<double>> probability_sum = all.probability_sum;
+  probability_sum.resize(layers());
   std::vector<LayerView> views(layers());
   for (std::size_t phase = 0; phase < (step.phase.empty() ? 1 : block_live_.size()); ++phase) {
     std::vector<std::uint8_t> of_phase;
     for (const std::uint8_t number : step.phase) of_phase.push_back(number == phase ? 1 : 0);
     const std::vector<std::uint8_t> counted =
         step.phase.empty() ? included : counted_tokens(included, step.phase, phase);
-    const std::vector<std::vector<double>> probability_sum = sum_probabilities(counted);
+#pragma omp parallel for schedule(dynamic, 1)
     for (std::size_t l = 0; l < layers(); ++l) {
-      const Routing& routing = routing_[l];
-      views[l] = {experts_[l],         routing.weights,   routing.entropy, routing.margin, routing.top_probability,
-                  routing.log_sum_exp, probability_sum[l]};
+      const Routing& routing = all.routing[l];
+      if (all.probability_sum.empty()) probability_sum[l] = probability_sums(routing.probabilities, counted);
+      views[l] = {all.experts[l],          routing.weights,     routing.entropy,   routing.margin,
+                  routing.top_probability, routing.log_sum_exp, probability_sum[l]};
     }
-    block_live_[phase].observe(
-        {tokens, step.position, step.group, targets, losses.predicted, losses.loss, included, views, of_phase});
+    block_live_[phase].observe({all.tokens, step.position, step.group, all.targets, all.losses.predicted,
+                                all.losses.loss, included, views, of_phase});
   }
-  if (level_ != RecordLevel::counts) append_rows(tokens, step, losses);
+  if (level_ != RecordLevel::counts) append_rows(all);
 }
 
 PhaseSeconds Recorder::end_step(const StepTokens& step, const StepTimes& times, double record_seconds) {
@@ -332,30 +357,32 @@ void Recorder::count_experts(StepFigures& figures) {
   if (figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
 }
 
-void Recorder::append_rows(std::span<const std::uint32_t> tokens, const StepTokens& step, const TokenLosses& losses) {
+void Recorder::append_rows(const HeldStep& all) {
   TokenRows& rows = block_rows_;
-  append(rows.id, tokens);
-  append<std::uint32_t>(rows.document, step.document);
-  append<std::uint32_t>(rows.position, step.position);
-  append<std::uint32_t>(rows.predicted, losses.predicted);
-  append<float>(rows.loss, losses.loss);
-  append<std::uint8_t>(rows.phase, step.phase);
+  append<std::uint32_t>(rows.id, all.tokens);
+  append<std::uint32_t>(rows.document, all.step.document);
+  append<std::uint32_t>(rows.position, all.step.position);
+  append<std::uint32_t>(rows.predicted, all.losses.predicted);
+  append<float>(rows.loss, all.losses.loss);
+  append<std::uint8_t>(rows.phase, all.step.phase);
   rows.phase.resize(rows.id.size(), 0);
   // One layer a thread: every column of a layer is its own vector.
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::size_t l = 0; l < layers(); ++l) {
-    append<std::uint16_t>(rows.layers[l].expert, experts_[l]);
-    append_half(rows.layers[l].weight, routing_[l].weights);
-    append_half(rows.layers[l].entropy, routing_[l].entropy);
+    const Routing& routing = all.routing[l];
+    append<std::uint16_t>(rows.layers[l].expert, all.experts[l]);
+    append_half(rows.layers[l].weight, routing.weights);
+    append_half(rows.layers[l].entropy, routing.entropy);
     if (level_ == RecordLevel::logits) {
-      const float* logits = routing_[l].logits.data<float>();
+      const float* logits = routing.logits.data<float>();
       rows.layers[l].logits.insert(rows.layers[l].logits.end(), logits,
-                                   logits + routing_[l].logits.rows() * routing_[l].logits.cols());
+                                   logits + routing.logits.rows() * routing.logits.cols());
     }
   }
 }
 
 void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kTokenPhases> n_documents, double joules) {
+  finish_recording();
   for (std::size_t phase = 0; phase < block_live_.size(); ++phase) {
     block_live_[phase].add_documents(n_documents.at(phase));
     segment_live_[phase].absorb(block_live_[phase]);
@@ -597,6 +624,7 @@ std::vector<Table> Recorder::dispatch_tables() {
 }
 
 RecordedBlocks Recorder::take() {
+  finish_recording();
   for (LiveAccumulators& live : block_live_) live.clear();
   block_steps_.clear();
   held_.clear();

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <future>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -57,7 +58,8 @@ class Recorder : public RoutingObserver {
 
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) override;
   /// Ends a step: the layers observed since the last call belong to `batch`. times: of this rank; returned by phase,
-  /// with the time spent here.
+  /// with the time spent here. A step of a GPU is recorded by a thread beside the next step, whose finish_step waits
+  /// for it, as finish_block and take() do; on CPUs, where that would take cores from the next step, at once.
   PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
                            const StepTimes& times);
   /// The same, but the tokens are held: rows, and statistics of neighbours, want a document's tokens one after another,
@@ -102,8 +104,9 @@ class Recorder : public RoutingObserver {
     std::vector<std::int64_t> targets;
     StepTokens step;
     TokenLosses losses;
-    std::vector<Routing> routing;                     // [L]
-    std::vector<std::vector<std::uint16_t>> experts;  // [L]
+    std::vector<Routing> routing;                        // [L]
+    std::vector<std::vector<std::uint16_t>> experts;     // [L]
+    std::vector<std::vector<double>> probability_sum{};  // [L][E] where the GPU has made it; else empty
   };
 
   /// Logits on their way from the GPU to the routing of a layer.
@@ -116,12 +119,14 @@ class Recorder : public RoutingObserver {
   void keep_logits(std::size_t layer);
   void finish_logits();
   void move_probabilities_to_host();
-  std::vector<std::vector<double>> sum_probabilities(std::span<const std::uint8_t> counted) const;
+  bool has_gpu_routing() const;
+  std::vector<std::vector<double>> sum_on_gpu(std::span<const std::uint8_t> counted);
+  HeldStep take_step(const Batch& batch, StepTokens step, TokenLosses losses);
+  void finish_recording();
   void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
   PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
-  void record_tokens(std::span<const std::uint32_t> tokens, std::span<const std::int64_t> targets,
-                     const StepTokens& step, const TokenLosses& losses);
-  void append_rows(std::span<const std::uint32_t> tokens, const StepTokens& step, const TokenLosses& losses);
+  void record_tokens(const HeldStep& all);
+  void append_rows(const HeldStep& all);
   HeldStep gather_held(std::span<const HeldToken> order) const;
   void count_experts(StepFigures& figures);
   std::vector<Table> dispatch_tables();
@@ -151,6 +156,7 @@ class Recorder : public RoutingObserver {
   std::vector<StepFigures> block_steps_, finished_steps_;
   BlockFigures block_figures_;
   std::vector<BlockFigures> finished_blocks_;
+  std::future<void> recording_;  // of a GPU's latest step, into block_live_ and block_rows_; ends before they do
 };
 
 }  // namespace switchyard
