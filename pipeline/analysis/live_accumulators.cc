@@ -182,9 +182,9 @@ void LiveAccumulators::clear() {
 void LiveAccumulators::observe(const TokenView& tokens) {
   const std::vector<Run> runs = runs_of(tokens);
   // Layers touch disjoint counters, so they need no locks and the result does not depend on the number of threads; one
-  // more task sees what is of no layer.
+  // more task sees what is of no layer: it takes longest, so it comes first.
 #pragma omp parallel for schedule(dynamic, 1)
-  for (int task = 0; task <= shape_.layers; ++task) {
+  for (int task = shape_.layers; task >= 0; --task) {
     if (task < shape_.layers) {
       observe_layer(tokens, runs, task);
     } else {
