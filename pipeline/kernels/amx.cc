@@ -23,25 +23,18 @@ namespace {
 constexpr std::int64_t kSide = 16;         // rows of a tile, and columns of an f32 one
 constexpr std::int64_t kDepth = 32;        // k of one step
 constexpr std::int64_t kTileBytes = 1024;  // 16 rows of 64 bytes
-constexpr int kTileRegisters = 8;
 
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1;
   std::uint8_t start_row = 0;
   std::array<std::uint8_t, 14> reserved{};
-  std::array<std::uint16_t, 16> row_bytes{};
-  std::array<std::uint8_t, 16> rows{};
+  std::array<std::uint16_t, 16> row_bytes{64, 64, 64, 64, 64, 64, 64, 64};
+  std::array<std::uint8_t, 16> rows{kSide, kSide, kSide, kSide, kSide, kSide, kSide, kSide};
 };
+constexpr TileConfig kFullTiles;
 
-constexpr TileConfig full_tiles() {
-  TileConfig config;
-  for (std::size_t i = 0; i < kTileRegisters; ++i) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = kSide;
-  }
-  return config;
-}
-constexpr TileConfig kFullTiles = full_tiles();
+SWITCHYARD_AMX void set_up_tiles() { _tile_loadconfig(&kFullTiles); }
+SWITCHYARD_AMX void release_tiles() { _tile_release(); }
 
 /// out [16 * kRows, 16 * kColumns] = left * right, right's column tiles `right_stride` bytes apart. Registers 0-3 sum,
 /// 4-5 hold left tiles, 6-7 right ones.
@@ -110,9 +103,13 @@ bool has_amx() {
   return has;
 }
 
+AmxTiles::AmxTiles() { set_up_tiles(); }
+
+AmxTiles::~AmxTiles() { release_tiles(); }
+
 SWITCHYARD_AMX void amx_multiply(const Bf16* left, const std::byte* packed, std::int64_t stride, std::int64_t m,
                                  std::int64_t n, std::int64_t k, void* out, DType out_type) {
-  _tile_loadconfig(&kFullTiles);
+  const AmxTiles tiles;
   const std::int64_t left_stride = k * 2;
   alignas(64) std::array<float, 4 * kSide * kSide> sums;
   for (std::int64_t column = 0; column < n; column += 2 * kSide) {
@@ -130,12 +127,15 @@ SWITCHYARD_AMX void amx_multiply(const Bf16* left, const std::byte* packed, std:
       }
     }
   }
-  _tile_release();
 }
 
 #else
 
 bool has_amx() { return false; }
+
+AmxTiles::AmxTiles() { std::abort(); }
+
+AmxTiles::~AmxTiles() = default;
 
 void amx_multiply(const Bf16*, const std::byte*, std::int64_t, std::int64_t, std::int64_t, void*, DType) {
   std::abort();

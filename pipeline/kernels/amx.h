@@ -13,6 +13,15 @@ namespace switchyard {
 /// Whether this CPU and kernel let the process use AMX tiles.
 bool has_amx();
 
+/// Tiles are set up in the calling thread while one lives.
+class AmxTiles {
+ public:
+  AmxTiles();
+  AmxTiles(const AmxTiles&) = delete;
+  AmxTiles& operator=(const AmxTiles&) = delete;
+  ~AmxTiles();
+};
+
 /// Whether [m, k] x [k, n] divides into tiles.
 constexpr bool fits_amx(std::int64_t m, std::int64_t n, std::int64_t k) {
   return m % 16 == 0 && n % 16 == 0 && k % 32 == 0;

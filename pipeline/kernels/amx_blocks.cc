@@ -39,18 +39,6 @@ namespace {
 using Row = amx::Loops<Bf16>;
 using Kind = AmxFinish::Kind;
 
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::array<std::uint8_t, 14> reserved{};
-  std::array<std::uint16_t, 16> row_bytes{64, 64, 64, 64, 64, 64, 64, 64};
-  std::array<std::uint8_t, 16> rows{16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr TileConfig kFullTiles;
-
-SWITCHYARD_AMX void set_up_tiles() { _tile_loadconfig(&kFullTiles); }
-SWITCHYARD_AMX void release_tiles() { _tile_release(); }
-
 void ask_for(const std::byte* line) { _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1); }
 
 template <Kind kKind>
@@ -161,10 +149,6 @@ void with_kind(Kind kind, Call call) {
 
 }  // namespace
 
-AmxTiles::AmxTiles() { set_up_tiles(); }
-
-AmxTiles::~AmxTiles() { release_tiles(); }
-
 void amx_add_block(const std::byte* rows, AmxStrip strip, std::int64_t steps, const AmxBlock* sums, AmxBlock& to,
                    AmxAhead ahead, const AmxDone& before, const AmxFinish& coming) {
   with_kind(before.finish.kind,
@@ -178,10 +162,6 @@ void amx_finish_block(const AmxDone& done) {
 }
 
 #else
-
-AmxTiles::AmxTiles() { std::abort(); }
-
-AmxTiles::~AmxTiles() = default;
 
 void amx_add_block(const std::byte*, AmxStrip, std::int64_t, const AmxBlock*, AmxBlock&, const std::byte*, std::int64_t,
                    const AmxDone&, const AmxFinish&) {

@@ -77,15 +77,6 @@ struct AmxStrip {
   std::int64_t stride;
 };
 
-/// Tiles are set up in the calling thread while one lives.
-class AmxTiles {
- public:
-  AmxTiles();
-  AmxTiles(const AmxTiles&) = delete;
-  AmxTiles& operator=(const AmxTiles&) = delete;
-  ~AmxTiles();
-};
-
 /// A block and what becomes of it.
 struct AmxDone {
   const AmxBlock* sums = nullptr;
