@@ -96,8 +96,9 @@ struct AmxAhead {
   }
 };
 
-/// to = sums (nullptr: 0) + rows' tiles * strip, `steps` of 32 long. At each step lines of what comes next are asked
-/// for, and some rows of a block that was summed before are finished: the vector units are idle meanwhile.
+/// to = sums (nullptr: 0) + rows' tiles * strip, `steps` of 32 long. At each step lines are asked for of what is read
+/// next and of what `coming`, the finish of this block, will write; and some rows of a block that was summed before are
+/// finished: the vector units are idle meanwhile.
 void amx_add_block(const std::byte* rows, AmxStrip strip, std::int64_t steps, const AmxBlock* sums, AmxBlock& to,
                    AmxAhead ahead, const AmxDone& before, const AmxFinish& coming);
 void amx_finish_block(const AmxDone& done);

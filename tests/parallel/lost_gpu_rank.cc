@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
   const MpiEnvironment mpi(&argc, &argv, MpiThreads::any);
   const std::vector<std::string_view> arguments(argv + 1, argv + argc);
   if (arguments.size() != 2) throw UsageError("lost_gpu_rank WHO HOW");
-  fake_gpu::set_patience(std::chrono::seconds(2));
+  fake_gpu::set_patience(std::chrono::seconds(6));  // longer than a rank waits before it says its own error
   const Communicator comm = Communicator::world();
   const auto transport = make_nccl_transport(comm);
   const auto placement = ExpertPlacement::contiguous(1, 5, comm.size()).layer(0);
