@@ -219,14 +219,14 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
   const Stopwatch watch;
   finish_logits();
   if (!has_gpu_routing()) {
-    record_tokens(take_step(batch, step, losses));
+    record_tokens({batch.tokens, batch.targets, step, losses, routing_, experts_, {}});
     return end_step(step, times, watch.seconds());
   }
   std::vector<std::vector<double>> sums = sum_on_gpu(included_tokens(batch.tokens, excluded_));
   HeldStep all = take_step(batch, step, losses);
   all.probability_sum = std::move(sums);
   finish_recording();
-  recording_ = std::async(std::launch::async, [this, all = std::move(all)] { record_tokens(all); });
+  recording_ = std::async(std::launch::async, [this, all = std::move(all)] { record_tokens(all.view()); });
   return end_step(step, times, watch.seconds());
 }
 
@@ -262,7 +262,7 @@ double Recorder::record_held(std::span<const HeldToken> order) {
   finish_recording();
   const HeldStep all = gather_held(order);
   held_.clear();
-  record_tokens(all);
+  record_tokens(all.view());
   const double seconds = watch.seconds();
   if (!block_steps_.empty())
     block_steps_.back().seconds[static_cast<std::size_t>(Phase::record)] += static_cast<float>(seconds);
@@ -296,10 +296,10 @@ Recorder::HeldStep Recorder::gather_held(std::span<const HeldToken> order) const
   return all;
 }
 
-void Recorder::record_tokens(const HeldStep& all) {
+void Recorder::record_tokens(const StepView& all) {
   const StepTokens& step = all.step;
   const std::vector<std::uint8_t> included = included_tokens(all.tokens, excluded_);
-  std::vector<std::vector<double>> probability_sum = all.probability_sum;
+  std::vector<std::vector<double>> probability_sum(all.probability_sum.begin(), all.probability_sum.end());
   probability_sum.resize(layers());
   std::vector<LayerView> views(layers());
   for (std::size_t phase = 0; phase < (step.phase.empty() ? 1 : block_live_.size()); ++phase) {
@@ -357,9 +357,9 @@ void Recorder::count_experts(StepFigures& figures) {
   if (figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
 }
 
-void Recorder::append_rows(const HeldStep& all) {
+void Recorder::append_rows(const StepView& all) {
   TokenRows& rows = block_rows_;
-  append<std::uint32_t>(rows.id, all.tokens);
+  append(rows.id, all.tokens);
   append<std::uint32_t>(rows.document, all.step.document);
   append<std::uint32_t>(rows.position, all.step.position);
   append<std::uint32_t>(rows.predicted, all.losses.predicted);

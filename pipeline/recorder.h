@@ -98,7 +98,17 @@ class Recorder : public RoutingObserver {
     double joules = 0;                      // of this rank's GPU
   };
 
-  /// Everything known of a step's tokens.
+  /// Everything known of a step's tokens, where it lies.
+  struct StepView {
+    std::span<const std::uint32_t> tokens;
+    std::span<const std::int64_t> targets;
+    const StepTokens& step;
+    const TokenLosses& losses;
+    std::span<const Routing> routing;                      // [L]
+    std::span<const std::vector<std::uint16_t>> experts;   // [L]
+    std::span<const std::vector<double>> probability_sum;  // [L][E] where the GPU has made it; else empty
+  };
+  /// The same, kept.
   struct HeldStep {
     std::vector<std::uint32_t> tokens;
     std::vector<std::int64_t> targets;
@@ -107,6 +117,8 @@ class Recorder : public RoutingObserver {
     std::vector<Routing> routing;                        // [L]
     std::vector<std::vector<std::uint16_t>> experts;     // [L]
     std::vector<std::vector<double>> probability_sum{};  // [L][E] where the GPU has made it; else empty
+
+    StepView view() const { return {tokens, targets, step, losses, routing, experts, probability_sum}; }
   };
 
   /// Logits on their way from the GPU to the routing of a layer.
@@ -125,8 +137,8 @@ class Recorder : public RoutingObserver {
   void finish_recording();
   void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
   PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
-  void record_tokens(const HeldStep& all);
-  void append_rows(const HeldStep& all);
+  void record_tokens(const StepView& all);
+  void append_rows(const StepView& all);
   HeldStep gather_held(std::span<const HeldToken> order) const;
   void count_experts(StepFigures& figures);
   std::vector<Table> dispatch_tables();
