@@ -136,9 +136,8 @@ void amx_multiply_blocks(const AmxRows& left, std::int64_t row, std::int64_t row
         const bool last = at + steps * 32 == k;
         ahead.strip = part(column, at + steps * 32);
         if (at + steps * 32 == end) {
-          const std::int64_t after =
-              end < k ? end : 0;  // what lies behind the last column is the next panel's, or not read
-          ahead.strip = column + kAmxBlock < n ? part(column + kAmxBlock, begin) : part(end < k ? 0 : n, after);
+          const std::byte* const behind = end < k ? part(0, end) : part(n, 0);  // where the next panel may begin
+          ahead.strip = column + kAmxBlock < n ? part(column + kAmxBlock, begin) : behind;
         }
         for (std::int64_t b = 0; b < blocks; ++b, ahead.pass(steps)) {
           AmxBlock& to = last ? whole[turn] : of_strip[b];

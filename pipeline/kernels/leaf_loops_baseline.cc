@@ -6,9 +6,6 @@
 
 #include "pipeline/kernels/leaf_loops.h"
 
-// Everything below is inlined, so no vector is ever passed.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 #define SWITCHYARD_ISA baseline
 #include "pipeline/kernels/leaf_loops.inc"
 

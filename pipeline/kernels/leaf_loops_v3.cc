@@ -11,8 +11,6 @@
 #pragma GCC target("arch=x86-64-v3")
 #define SWITCHYARD_HAS_AVX2
 #endif
-// Everything below is inlined, so no vector is ever passed.
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 #define SWITCHYARD_ISA v3
 #include "pipeline/kernels/leaf_loops.inc"

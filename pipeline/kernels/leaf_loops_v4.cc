@@ -15,11 +15,6 @@
 #pragma GCC target("arch=x86-64-v4")
 #define SWITCHYARD_HAS_AVX512
 #endif
-// g++ 12 takes its own intrinsics' undefined operands for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-// Everything below is inlined, so no vector is ever passed.
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 #define SWITCHYARD_ISA v4
 #include "pipeline/kernels/leaf_loops.inc"

@@ -16,11 +16,6 @@
 #define SWITCHYARD_HAS_AVX512
 #define SWITCHYARD_HAS_AVX512BF16
 #endif
-// g++ 12 takes its own intrinsics' undefined operands for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-// Everything below is inlined, so no vector is ever passed.
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 #define SWITCHYARD_ISA v4bf16
 #include "pipeline/kernels/leaf_loops.inc"

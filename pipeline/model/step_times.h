@@ -19,8 +19,8 @@ inline constexpr std::array<std::string_view, kPhases> kPhaseNames = {"attention
 using PhaseSeconds = std::array<double, kPhases>;
 
 /// What a rank does one after another: the first kLayerParts in each MoE layer, in this order, those from dispatch_wait
-/// on twice where a layer runs in two halves; of the others a
-/// dense layer, what an observer does with a layer's output, the head.
+/// on twice where a layer runs in two halves; of the others a dense layer, what an observer does with a layer's output,
+/// the head.
 enum class Part : std::uint8_t {
   attention,      // with its norm and, in layer 0, the embedding; without experts before it, dense layers too
   router,         // with its norm
