@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Tokens per second: Hugging Face transformers with hooks on every router, against `switchyard bench`, in one run.
 
-The same checkpoint, windows and number of threads. --precision bf16: each as it does best with a bf16 checkpoint; on a CPU without AMX and AVX512-BF16 that
-is f32 for switchyard. Needs torch and transformers:
+The same checkpoint, windows, device and number of threads. --precision bf16: each as it does best with a bf16 checkpoint; on a CPU without AMX and AVX512-BF16
+that is f32 for switchyard. Needs torch and transformers:
   python3 -m venv venv && venv/bin/pip install torch transformers
   venv/bin/python tests/bench/compare_transformers.py MODEL [--context 256] [--batch 16] [--threads 2]
 """
@@ -18,6 +18,7 @@ parser.add_argument("model")
 parser.add_argument("--context", type=int, default=256)
 parser.add_argument("--batch", type=int, default=16, help="windows of a step")
 parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
 parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16")
 parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--rounds", type=int, default=3, help="the two programs take turns")
@@ -30,11 +31,12 @@ import transformers  # noqa: E402
 
 torch.set_num_threads(options.threads)
 tokens = options.context * options.batch
+device = {"cpu": "cpu", "gpu": "cuda"}[options.device]
 
 
 def load(experts):
     model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype={"bf16": torch.bfloat16, "f32": torch.float32}[options.precision], experts_implementation=experts)
-    model.eval()
+    model.to(device).eval()
     seen = []
     for name, module in model.named_modules():
         if name.endswith(("mlp.gate", "block_sparse_moe.gate")):
@@ -44,7 +46,7 @@ def load(experts):
 
 def transformers_rate(model, seen):
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, model.config.vocab_size, (options.batch, options.context), generator=generator)
+    ids = torch.randint(0, model.config.vocab_size, (options.batch, options.context), generator=generator).to(device)
     times = []
     with torch.inference_mode():
         for step in range(options.steps + 1):
@@ -53,6 +55,8 @@ def transformers_rate(model, seen):
             logits = model(ids).logits
             torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
             logits.argmax(-1)
+            if device == "cuda":
+                torch.cuda.synchronize()
             if step > 0:  # the first one warms up
                 times.append(time.perf_counter() - start)
     assert seen, "no router was hooked"
@@ -60,8 +64,8 @@ def transformers_rate(model, seen):
 
 
 def switchyard_rate():
-    text = subprocess.run([options.switchyard, "bench", "--model", options.model, "--context", str(options.context), "--batch-tokens", str(tokens),
-                           "--threads", str(options.threads), "--repetitions", str(options.steps)] + (["--precision", "f32"] if options.precision == "f32" else []), check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([options.switchyard, "bench", "--model", options.model, "--device", options.device, "--context", str(options.context), "--batch-tokens",
+                           str(tokens), "--threads", str(options.threads), "--repetitions", str(options.steps)] + (["--precision", "f32"] if options.precision == "f32" else []), check=True, capture_output=True, text=True).stdout
     return float(re.search(r"record tokens .*?([\d,]+) tokens/s", text).group(1).replace(",", ""))
 
 
@@ -71,7 +75,8 @@ for name in options.experts:
         models[name] = load(name)
     except Exception as error:  # an implementation that this version does not know
         print(f"transformers experts={name}: {error}")
-print(f"torch {torch.__version__}, transformers {transformers.__version__}, {options.threads} threads, context {options.context}, batch {options.batch}, {options.precision}")
+where = torch.cuda.get_device_name() if device == "cuda" else f"{options.threads} threads"
+print(f"torch {torch.__version__}, transformers {transformers.__version__}, {where}, context {options.context}, batch {options.batch}, {options.precision}")
 best = 0.0
 ours = []
 for round_number in range(options.rounds):

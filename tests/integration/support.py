@@ -21,8 +21,8 @@ GOLDEN = TESTS / "golden"
 
 def command(*words, ranks=1, env=None):
     launcher = [] if ranks == 1 else [MPIRUN, "-n", str(ranks)]
-    # `env` behind mpirun: what is preloaded into a rank is not preloaded into mpirun. Where there are GPUs, the CPU is what is tested.
-    settings = {"CUDA_VISIBLE_DEVICES": ""} | (env or {})
+    # `env` behind mpirun: what is preloaded into a rank is not preloaded into mpirun. Where there are GPUs, the CPU is what is tested unless they are named.
+    settings = {"CUDA_VISIBLE_DEVICES": os.environ.get("SWITCHYARD_TEST_GPUS", "")} | (env or {})
     unset = [word for k, v in settings.items() if v is None for word in ("-u", k)]
     return launcher + ["env", *unset] + [f"{k}={v}" for k, v in settings.items() if v is not None] + [BINARY] + [str(w) for w in words]
 
