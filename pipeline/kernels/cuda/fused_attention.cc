@@ -11,11 +11,6 @@
 namespace switchyard::gpu {
 namespace {
 
-/// Tokens of the longest window that a graph is made for: few lengths.
-std::int64_t rounded(std::int64_t tokens) {
-  return static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(tokens)));
-}
-
 /// Planned when first asked for, kept for the process. Used from one thread, as is all work in the compute stream.
 const CudnnGraph& graph_of(const AttentionGraphShape& shape, const std::string& plan) {
   const AttentionShape& heads = shape.heads;
@@ -27,6 +22,11 @@ const CudnnGraph& graph_of(const AttentionGraphShape& shape, const std::string& 
 }
 
 }  // namespace
+
+std::int64_t length_of_graph(std::int64_t tokens) {
+  constexpr std::uint64_t kShortest = 64;
+  return static_cast<std::int64_t>(std::bit_ceil(std::max(static_cast<std::uint64_t>(tokens), kShortest)));
+}
 
 WindowLayout lay_out(std::span<const std::int32_t> offsets, const AttentionShape& heads) {
   assert(offsets.size() > 1);
@@ -63,14 +63,15 @@ PackedWindows::PackedWindows(const WindowLayout& layout)
 
 FusedAttention::FusedAttention(const AttentionShape& heads, std::int64_t context)
     : heads_(heads),
-      context_(std::max<std::int64_t>(context, 1)),
-      chosen_(&graph_of({.heads = heads, .n_windows = 1, .longest = rounded(context_)}, {})) {}
+      context_(context),
+      chosen_(&graph_of({.heads = heads, .n_windows = 1, .longest = length_of_graph(context_)}, {})) {}
 
 Tensor FusedAttention::attend(const Tensor& q, const Tensor& k, const Tensor& v, const PackedWindows& windows) const {
   assert(q.dtype() == DType::bf16 && k.rows() == q.rows() && v.rows() == q.rows());
-  const CudnnGraph& graph = graph_of(
-      {.heads = heads_, .n_windows = windows.n_windows, .longest = rounded(std::max(context_, windows.longest))},
-      chosen_->plan());
+  const CudnnGraph& graph = graph_of({.heads = heads_,
+                                      .n_windows = windows.n_windows,
+                                      .longest = length_of_graph(std::max(context_, windows.longest))},
+                                     chosen_->plan());
   Tensor out(DType::bf16, q.rows(), q.cols(), Device::gpu);
   using Operand = AttentionGraphShape::Operand;
   std::array<const void*, Operand::n_operands> operands = {};

@@ -29,6 +29,10 @@ struct WindowLayout {
 /// offsets: [w + 1] as in Batch, at least one window.
 WindowLayout lay_out(std::span<const std::int32_t> offsets, const AttentionShape& heads);
 
+/// Tokens that the graph of such windows has room for: a power of two, so that there are few. Never few tokens: for one
+/// alone cuDNN takes a kernel that cannot attend to more.
+std::int64_t length_of_graph(std::int64_t tokens);
+
 /// A layout in GPU memory.
 struct PackedWindows {
   explicit PackedWindows(const WindowLayout& layout);
