@@ -28,6 +28,7 @@
 #include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
 #include "pipeline/kernels/cuda/router.h"
+#include "pipeline/kernels/cuda/router_logits.h"
 #include "pipeline/kernels/cuda/rows.h"
 #include "pipeline/kernels/cuda/slot_order.h"
 #include "pipeline/kernels/cuda/token_loss.h"
@@ -109,7 +110,8 @@ TEST(GpuKernelsTest, RowsAreThoseOfTheCpu) {
                    rms_norm(x, weight.view().row<float>(0), 1e-5F, type), bound);
 
       const std::vector<std::int32_t> slots = shuffled(37 * 2, 4);
-      expect_close(gpu::gather_slots(on_gpu(x), array_of(slots), 2, type), gather_slots(x, slots, 2, type), kExact);
+      const DeviceArray<std::int32_t> row_of_slot = gpu::rows_of_slots(array_of(slots), 0);
+      expect_close(gpu::gather_slots(on_gpu(x), 0, row_of_slot, 2, type), gather_slots(x, slots, 2, type), kExact);
 
       const Tensor rows = random_tensor(74, d, 5, type);
       Tensor copy = copy_to(Device::cpu, on_gpu(rows));
@@ -119,11 +121,13 @@ TEST(GpuKernelsTest, RowsAreThoseOfTheCpu) {
 
       const Tensor weights = random_tensor(37, 2, 6);
       Tensor sum = on_gpu(x);
-      gpu::add_weighted(sum, 0, on_gpu(rows), on_gpu(weights), array_of(slots));
+      gpu::add_weighted(sum, 0, on_gpu(rows), on_gpu(weights), row_of_slot);
       Tensor expected = copy_to(Device::cpu, on_gpu(x));
       add_weighted(expected, 0, rows, {weights.data<float>(), 74}, 2, slots);
       const std::vector<std::int32_t> last = {73, 71, 72, 70};  // of the last two tokens
-      gpu::add_weighted(sum, 35, on_gpu(rows.rows(0, 4)), on_gpu(weights.rows(35, 37)), array_of(last));
+      const DeviceArray<std::int32_t> row_of_last = gpu::rows_of_slots(array_of(last), 70);
+      expect_close(gpu::gather_slots(on_gpu(x), 35, row_of_last, 2, type), gather_slots(x, last, 2, type), kExact);
+      gpu::add_weighted(sum, 35, on_gpu(rows.rows(0, 4)), on_gpu(weights.rows(35, 37)), row_of_last);
       add_weighted(expected, 35, rows.rows(0, 4), {weights.data<float>(), 74}, 2, last);
       expect_close(sum, expected, kF32);
       gpu::add_rows(sum, on_gpu(x));
@@ -149,6 +153,29 @@ TEST(GpuKernelsTest, SlotsAreOrderedStably) {
       EXPECT_EQ(begins[static_cast<std::size_t>(e)], std::ranges::count_if(experts, [&](int x) { return x < e; }));
   }
   EXPECT_EQ(gpu::order_slots(DeviceArray<std::int32_t>(), 3).begins.to_host(), std::vector<std::int32_t>(4));
+}
+
+TEST(GpuKernelsTest, RouterLogitsAreThoseOfTheCpuAndARowsBitsItsOwn) {
+  for (const std::int64_t d : {4, 70, 100, 2048}) {
+    for (const std::int64_t n_experts : {1, 8, 13, 16, 31, 60, 64, 130}) {
+      const Tensor h = random_tensor(77, d, 3);
+      const Tensor weights = random_tensor(n_experts, d, 4);
+      const Tensor found = gpu::router_logits(on_gpu(h), on_gpu(weights));
+      const float scale = std::sqrt(static_cast<float>(d));
+      Tensor expected = matmul(h, PackedWeights(weights));
+      Tensor scaled = copy_to(Device::cpu, found);
+      for (std::int64_t i = 0; i < 77 * n_experts; ++i) {
+        expected.data<float>()[i] /= scale;
+        scaled.data<float>()[i] /= scale;
+      }
+      expect_close(scaled, expected, kF32);
+      const Tensor alone = copy_to(Device::cpu, gpu::router_logits(on_gpu(h.rows(40, 41)), on_gpu(weights)));
+      EXPECT_EQ(std::memcmp(alone.bytes(), copy_to(Device::cpu, found).rows(40, 41).bytes(),
+                            static_cast<std::size_t>(alone.row_bytes())),
+                0)
+          << d << " " << n_experts;
+    }
+  }
 }
 
 TEST(GpuKernelsTest, RoutersDecideAsTheCpuDoes) {

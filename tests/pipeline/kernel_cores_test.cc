@@ -9,6 +9,7 @@
 #include <limits>
 #include <numeric>
 #include <random>
+#include <type_traits>
 #include <vector>
 
 #include "pipeline/kernels/attention.h"
@@ -30,6 +31,13 @@ using cores::HostWarp;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// Calls work with each width of packs that rows of so many columns can be made of.
+template <typename Work>
+void for_widths(int columns, Work work) {
+  work(std::integral_constant<int, 1>());
+  if (columns % cores::kPackWidth == 0) work(std::integral_constant<int, cores::kPackWidth>());
+}
 
 Tensor random_tensor(std::int64_t rows, std::int64_t cols, unsigned seed, float step = 0) {
   std::mt19937 generator(seed);
@@ -173,18 +181,20 @@ TEST(RowsCoreTest, RmsNormIsThatOfTheCpu) {
         std::vector<float> f32(static_cast<std::size_t>(d));
         std::vector<Bf16> bf16(static_cast<std::size_t>(d));
         const float* row = x.data<float>() + t * d;
-        if (type == DType::f32) {
-          cores::rms_norm_row(HostWarp{}, row, weight.data<float>(), 1e-5F, d, f32.data());
-        } else {
-          cores::rms_norm_row(HostWarp{}, row, weight.data<float>(), 1e-5F, d, bf16.data());
-        }
-        for (std::int64_t i = 0; i < d; ++i) {
-          const auto c = static_cast<std::size_t>(i);
-          const float found = type == DType::f32 ? f32[c] : static_cast<float>(bf16[c]);
-          const float wanted = type == DType::f32 ? expected.data<float>()[t * d + i]
-                                                  : static_cast<float>(expected.data<Bf16>()[t * d + i]);
-          EXPECT_NEAR(found, wanted, (type == DType::f32 ? 3e-6F : 8e-3F) * std::max(1.0F, std::fabs(wanted)));
-        }
+        for_widths(d, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+          if (type == DType::f32) {
+            cores::rms_norm_row<kWidth>(HostWarp{}, row, weight.data<float>(), 1e-5F, d, f32.data());
+          } else {
+            cores::rms_norm_row<kWidth>(HostWarp{}, row, weight.data<float>(), 1e-5F, d, bf16.data());
+          }
+          for (std::int64_t i = 0; i < d; ++i) {
+            const auto c = static_cast<std::size_t>(i);
+            const float found = type == DType::f32 ? f32[c] : static_cast<float>(bf16[c]);
+            const float wanted = type == DType::f32 ? expected.data<float>()[t * d + i]
+                                                    : static_cast<float>(expected.data<Bf16>()[t * d + i]);
+            EXPECT_NEAR(found, wanted, (type == DType::f32 ? 3e-6F : 8e-3F) * std::max(1.0F, std::fabs(wanted)));
+          }
+        });
       }
     }
   }
@@ -193,8 +203,8 @@ TEST(RowsCoreTest, RmsNormIsThatOfTheCpu) {
 TEST(RowsCoreTest, WeightedSumsAreThoseOfTheCpu) {
   constexpr int kTokens = 5;
   constexpr int kTopK = 3;
-  constexpr int kWidth = 20;
-  const Tensor rows = random_tensor(kTokens * kTopK, kWidth, 7);
+  constexpr int kColumns = 20;
+  const Tensor rows = random_tensor(kTokens * kTopK, kColumns, 7);
   const Tensor weights = random_tensor(kTokens, kTopK, 8);
   std::vector<std::int32_t> slots(kTokens * kTopK);  // row i belongs to slots[i]
   std::iota(slots.begin(), slots.end(), 0);
@@ -202,15 +212,18 @@ TEST(RowsCoreTest, WeightedSumsAreThoseOfTheCpu) {
   std::vector<std::int32_t> row_of_slot(slots.size());
   for (std::size_t i = 0; i < slots.size(); ++i)
     row_of_slot[static_cast<std::size_t>(slots[i])] = static_cast<std::int32_t>(i);
-  Tensor expected(DType::f32, kTokens, kWidth);
-  std::fill_n(expected.data<float>(), kTokens * kWidth, 0.0F);
+  Tensor expected(DType::f32, kTokens, kColumns);
+  std::fill_n(expected.data<float>(), kTokens * kColumns, 0.0F);
   add_weighted(expected, 0, rows, {weights.data<float>(), kTokens * kTopK}, kTopK, slots);
   for (std::int64_t t = 0; t < kTokens; ++t) {
-    for (std::int64_t c = 0; c < kWidth; ++c) {
-      const float found = cores::weighted_sum(rows.data<float>(), kWidth, row_of_slot.data() + t * kTopK,
-                                              weights.data<float>() + t * kTopK, kTopK, c);
-      EXPECT_NEAR(found, expected.row<float>(t)[static_cast<std::size_t>(c)], 1e-6F);
-    }
+    for_widths(kColumns, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+      for (int c = 0; c < kColumns; c += kWidth) {
+        const auto found = cores::weighted_sum<kWidth>(rows.data<float>(), kColumns, row_of_slot.data() + t * kTopK,
+                                                       weights.data<float>() + t * kTopK, kTopK, c);
+        for (int j = 0; j < kWidth; ++j)
+          EXPECT_NEAR(found.at[j], expected.row<float>(t)[static_cast<std::size_t>(c + j)], 1e-6F);
+      }
+    });
   }
 }
 
@@ -247,13 +260,19 @@ TEST(TokenLossCoreTest, ChunksGiveTheLossAndPredictionOfTheCpu) {
     targets[static_cast<std::size_t>(t)] = t == 3 ? -1 : t == 4 ? kPredictedTarget : t * 5 % kVocabulary;
   const TokenLosses expected = token_loss(h, head, targets);
   const Tensor logits = matmul(h, head);
-  for (const int chunk : {1, 7, 64, 203}) {
+  for (const int chunk : {1, 7, 64, 203}) {  // of the width of packs, or not
     for (std::int64_t t = 0; t < kTokens; ++t) {
       const auto i = static_cast<std::size_t>(t);
       cores::RunningLoss running = cores::begin_loss();
       for (std::int64_t begin = 0; begin < kVocabulary; begin += chunk) {
         const auto n = static_cast<int>(std::min<std::int64_t>(chunk, kVocabulary - begin));
-        cores::take_logits(HostWarp{}, logits.data<float>() + t * kVocabulary + begin, n, begin, targets[i], &running);
+        const float* from = logits.data<float>() + t * kVocabulary + begin;
+        const std::vector<float> own(from, from + n);  // aligned
+        const cores::RunningLoss before = running;
+        for_widths(n, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+          running = before;
+          cores::take_logits<kWidth>(HostWarp{}, own.data(), n, begin, targets[i], &running);
+        });
       }
       EXPECT_EQ(running.predicted, expected.predicted[i]) << t << " in chunks of " << chunk;
       const float loss = cores::loss_of(running, targets[i] == kPredictedTarget);
@@ -264,6 +283,17 @@ TEST(TokenLossCoreTest, ChunksGiveTheLossAndPredictionOfTheCpu) {
       }
     }
   }
+}
+
+TEST(TokenLossCoreTest, ALogitOfMinusInfinityCountsNothing) {
+  std::vector<float> logits(256, 0.5F);
+  std::fill_n(logits.begin(), 128, -kInfinity);
+  for_widths(256, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+    cores::RunningLoss running = cores::begin_loss();
+    cores::take_logits<kWidth>(HostWarp{}, logits.data(), 256, 0, 200, &running);
+    EXPECT_EQ(running.predicted, 128U);
+    EXPECT_NEAR(cores::loss_of(running, false), std::log(128.0F), 1e-5F);
+  });
 }
 
 struct AttentionCase {

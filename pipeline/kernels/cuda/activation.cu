@@ -7,25 +7,29 @@ namespace switchyard::gpu {
 namespace {
 
 /// One block a row.
-template <Activation kActivation, typename In, typename Out>
-__global__ void activate_kernel(const In* gate_up, std::int64_t f, Out* out) {
-  const In* gate = gate_up + blockIdx.x * 2 * f;
-  for (std::int64_t i = threadIdx.x; i < f; i += blockDim.x) {
-    const float g = cores::widen(gate[i]);
-    const float activated = kActivation == Activation::silu ? cores::silu(g) : cores::gelu(g);
-    cores::store(out + blockIdx.x * f + i, activated * cores::widen(gate[f + i]));
+template <Activation kActivation, int kWidth, typename In, typename Out>
+__global__ void __launch_bounds__(kThreads) activate_kernel(const In* gate_up, int f, Out* out) {
+  const In* gate = gate_up + static_cast<std::int64_t>(blockIdx.x) * 2 * f;
+  Out* to = out + static_cast<std::int64_t>(blockIdx.x) * f;
+  SWITCHYARD_UNROLL_4
+  for (int i = static_cast<int>(threadIdx.x) * kWidth; i < f; i += static_cast<int>(blockDim.x) * kWidth) {
+    auto own = cores::load<kWidth>(gate + i);
+    const auto up = cores::load<kWidth>(gate + f + i);
+    SWITCHYARD_UNROLL
+    for (int j = 0; j < kWidth; ++j)
+      own.at[j] = (kActivation == Activation::silu ? cores::silu(own.at[j]) : cores::gelu(own.at[j])) * up.at[j];
+    cores::store<kWidth>(to + i, own);
   }
 }
 
 template <typename In, typename Out>
 void launch(TensorView gate_up, Activation activation, Tensor& out) {
-  const auto blocks = static_cast<unsigned>(out.rows());
-  CUstream_st* stream = compute_stream().handle();
-  if (activation == Activation::silu) {
-    activate_kernel<Activation::silu><<<blocks, kThreads, 0, stream>>>(gate_up.data<In>(), out.cols(), out.data<Out>());
-  } else {
-    activate_kernel<Activation::gelu><<<blocks, kThreads, 0, stream>>>(gate_up.data<In>(), out.cols(), out.data<Out>());
-  }
+  with_packs(out.cols(), [&]<int kWidth>(Width<kWidth>) {
+    const auto kernel = activation == Activation::silu ? activate_kernel<Activation::silu, kWidth, In, Out>
+                                                       : activate_kernel<Activation::gelu, kWidth, In, Out>;
+    kernel<<<static_cast<unsigned>(out.rows()), threads_for(out.cols() / kWidth), 0, compute_stream().handle()>>>(
+        gate_up.data<In>(), static_cast<int>(out.cols()), out.data<Out>());
+  });
   check_launch("activate_kernel");
 }
 

@@ -9,18 +9,38 @@
 namespace switchyard::gpu {
 namespace {
 
-// One block a row, a thread a column in turns.
+// One block a row, a thread a pack of columns in turns.
 
-template <typename T>
-__global__ void embed_kernel(const T* table, const std::uint32_t* tokens, std::int64_t d, float scale, float* x) {
-  const T* from = table + tokens[blockIdx.x] * d;
-  for (std::int64_t i = threadIdx.x; i < d; i += blockDim.x) x[blockIdx.x * d + i] = cores::widen(from[i]) * scale;
+/// Calls work with the first column of each pack that is this thread's.
+template <int kWidth, typename Work>
+__device__ void for_packs(std::int64_t columns, Work work) {
+  SWITCHYARD_UNROLL_4
+  for (std::int64_t i = threadIdx.x * kWidth; i < columns; i += blockDim.x * kWidth) work(i);
 }
 
-template <typename T>
-__global__ void gather_slots_kernel(const float* h, const std::int32_t* slots, int top_k, std::int64_t d, T* rows) {
-  const float* from = h + slots[blockIdx.x] / top_k * d;
-  for (std::int64_t i = threadIdx.x; i < d; i += blockDim.x) cores::store(rows + blockIdx.x * d + i, from[i]);
+template <int kWidth, typename T>
+__global__ void __launch_bounds__(kThreads)
+    embed_kernel(const T* table, const std::uint32_t* tokens, std::int64_t d, float scale, float* x) {
+  const T* from = table + tokens[blockIdx.x] * d;
+  float* to = x + blockIdx.x * d;
+  for_packs<kWidth>(d, [&](std::int64_t i) {
+    auto own = cores::load<kWidth>(from + i);
+    SWITCHYARD_UNROLL
+    for (int j = 0; j < kWidth; ++j) own.at[j] *= scale;
+    cores::store<kWidth>(to + i, own);
+  });
+}
+
+/// A token's row is read once and written for each of its slots.
+template <int kWidth, typename T>
+__global__ void __launch_bounds__(kThreads)
+    gather_slots_kernel(const float* h, const std::int32_t* row_of_slot, int top_k, std::int64_t d, T* rows) {
+  const float* from = h + blockIdx.x * d;
+  const std::int32_t* to = row_of_slot + static_cast<std::int64_t>(blockIdx.x) * top_k;
+  for_packs<kWidth>(d, [&](std::int64_t i) {
+    const auto own = cores::load<kWidth>(from + i);
+    for (int j = 0; j < top_k; ++j) cores::store<kWidth>(rows + to[j] * d + i, own);
+  });
 }
 
 /// Word: as much of a row as a thread moves at once.
@@ -33,21 +53,28 @@ __global__ void permute_kernel(const Word* rows, const std::int32_t* order, std:
   for (std::int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
 }
 
-template <typename T>
-__global__ void add_weighted_kernel(const T* rows, const std::int32_t* row_of_slot, const float* weights, int top_k,
-                                    std::int64_t d, float* x) {
+template <int kWidth, typename T>
+__global__ void __launch_bounds__(kThreads)
+    add_weighted_kernel(const T* rows, const std::int32_t* row_of_slot, const float* weights, int top_k, std::int64_t d,
+                        float* x) {
   const std::int64_t slot = static_cast<std::int64_t>(blockIdx.x) * top_k;
-  for (std::int64_t i = threadIdx.x; i < d; i += blockDim.x)
-    x[blockIdx.x * d + i] += cores::weighted_sum(rows, d, row_of_slot + slot, weights + slot, top_k, i);
+  float* to = x + blockIdx.x * d;
+  for_packs<kWidth>(d, [&](std::int64_t i) {
+    auto own = cores::load<kWidth>(to + i);
+    const auto sums = cores::weighted_sum<kWidth>(rows, d, row_of_slot + slot, weights + slot, top_k, i);
+    SWITCHYARD_UNROLL
+    for (int j = 0; j < kWidth; ++j) own.at[j] += sums.at[j];
+    cores::store<kWidth>(to + i, own);
+  });
 }
 
 // One warp a row.
 
-template <typename T>
+template <int kWidth, typename T>
 __global__ void __launch_bounds__(kWarpThreads)
     rms_norm_kernel(const float* x, const float* weight, float epsilon, std::int64_t n, int d, T* out) {
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarpsOfBlock + threadIdx.x / 32;
-  if (row < n) cores::rms_norm_row(cores::DeviceWarp{}, x + row * d, weight, epsilon, d, out + row * d);
+  if (row < n) cores::rms_norm_row<kWidth>(cores::DeviceWarp{}, x + row * d, weight, epsilon, d, out + row * d);
 }
 
 // One thread an element.
@@ -63,15 +90,24 @@ __global__ void invert_kernel(const std::int32_t* slots, std::int32_t first, std
   if (i < n) row_of_slot[slots[i] - first] = i;
 }
 
-/// Calls work with a null pointer to the element type.
+/// Calls work with a null pointer to the element type, and with the width of packs of rows of so many columns.
 template <typename Work>
-void with_type(DType type, Work work) {
-  if (type == DType::bf16) {
-    work(static_cast<Bf16*>(nullptr));
-  } else {
-    work(static_cast<float*>(nullptr));
-  }
+void with_type_and_packs(DType type, std::int64_t columns, Work work) {
+  with_packs(columns, [&](auto width) {
+    if (type == DType::bf16) {
+      work(static_cast<Bf16*>(nullptr), width);
+    } else {
+      work(static_cast<float*>(nullptr), width);
+    }
+  });
 }
+
+/// Blocks, and threads of each, that take a row each.
+struct RowLaunch {
+  unsigned blocks, threads;
+  RowLaunch(std::int64_t rows, std::int64_t columns, int width)
+      : blocks(static_cast<unsigned>(rows)), threads(threads_for(columns / width)) {}
+};
 
 template <bool kUndo>
 Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSource* memory) {
@@ -96,9 +132,10 @@ Tensor permute(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSo
 Tensor embed(TensorView table, const DeviceArray<std::uint32_t>& tokens, float scale) {
   Tensor x(DType::f32, static_cast<std::int64_t>(tokens.size()), table.cols(), Device::gpu);
   if (x.rows() == 0) return x;
-  with_type(table.dtype(), [&]<typename T>(T*) {
-    embed_kernel<<<static_cast<unsigned>(x.rows()), kThreads, 0, compute_stream().handle()>>>(
-        table.data<T>(), tokens.data(), x.cols(), scale, x.data<float>());
+  with_type_and_packs(table.dtype(), x.cols(), [&]<typename T, int kWidth>(T*, Width<kWidth>) {
+    const RowLaunch grid(x.rows(), x.cols(), kWidth);
+    embed_kernel<kWidth><<<grid.blocks, grid.threads, 0, compute_stream().handle()>>>(table.data<T>(), tokens.data(),
+                                                                                      x.cols(), scale, x.data<float>());
   });
   check_launch("embed_kernel");
   return x;
@@ -108,20 +145,32 @@ Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
   assert(weight.cols() == x.cols());
   Tensor y(out, x.rows(), x.cols(), Device::gpu);
   if (x.rows() == 0) return y;
-  with_type(out, [&]<typename T>(T*) {
-    rms_norm_kernel<<<blocks_for(x.rows(), kWarpsOfBlock), kWarpThreads, 0, compute_stream().handle()>>>(
+  with_type_and_packs(out, x.cols(), [&]<typename T, int kWidth>(T*, Width<kWidth>) {
+    rms_norm_kernel<kWidth><<<blocks_for(x.rows(), kWarpsOfBlock), kWarpThreads, 0, compute_stream().handle()>>>(
         x.data<float>(), weight.data<float>(), epsilon, x.rows(), static_cast<int>(x.cols()), y.data<T>());
   });
   check_launch("rms_norm_kernel");
   return y;
 }
 
-Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out, BufferSource* memory) {
-  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu, memory);
+DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& slots, std::int64_t first) {
+  DeviceArray<std::int32_t> row_of_slot(slots.size());
+  if (slots.size() == 0) return row_of_slot;
+  const auto n = static_cast<std::int32_t>(slots.size());
+  invert_kernel<<<blocks_for(n, kThreads), kThreads, 0, compute_stream().handle()>>>(
+      slots.data(), static_cast<std::int32_t>(first), n, row_of_slot.data());
+  check_launch("invert_kernel");
+  return row_of_slot;
+}
+
+Tensor gather_slots(TensorView h, std::int64_t first, const DeviceArray<std::int32_t>& row_of_slot, int top_k,
+                    DType out, BufferSource* memory) {
+  Tensor rows(out, static_cast<std::int64_t>(row_of_slot.size()), h.cols(), Device::gpu, memory);
   if (rows.rows() == 0) return rows;
-  with_type(out, [&]<typename T>(T*) {
-    gather_slots_kernel<<<static_cast<unsigned>(rows.rows()), kThreads, 0, compute_stream().handle()>>>(
-        h.data<float>(), slots.data(), top_k, h.cols(), rows.data<T>());
+  with_type_and_packs(out, h.cols(), [&]<typename T, int kWidth>(T*, Width<kWidth>) {
+    const RowLaunch grid(rows.rows() / top_k, h.cols(), kWidth);
+    gather_slots_kernel<kWidth><<<grid.blocks, grid.threads, 0, compute_stream().handle()>>>(
+        h.data<float>() + first * h.cols(), row_of_slot.data(), top_k, h.cols(), rows.data<T>());
   });
   check_launch("gather_slots_kernel");
   return rows;
@@ -142,15 +191,11 @@ void add_rows(Tensor& x, TensorView rows) {
 }
 
 void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
-                  const DeviceArray<std::int32_t>& slots) {
+                  const DeviceArray<std::int32_t>& row_of_slot) {
   if (weights.rows() == 0) return;
-  DeviceArray<std::int32_t> row_of_slot(slots.size());
-  invert_kernel<<<blocks_for(rows.rows(), kThreads), kThreads, 0, compute_stream().handle()>>>(
-      slots.data(), static_cast<std::int32_t>(first * weights.cols()), static_cast<std::int32_t>(slots.size()),
-      row_of_slot.data());
-  check_launch("invert_kernel");
-  with_type(rows.dtype(), [&]<typename T>(T*) {
-    add_weighted_kernel<<<static_cast<unsigned>(weights.rows()), kThreads, 0, compute_stream().handle()>>>(
+  with_type_and_packs(rows.dtype(), x.cols(), [&]<typename T, int kWidth>(T*, Width<kWidth>) {
+    const RowLaunch grid(weights.rows(), x.cols(), kWidth);
+    add_weighted_kernel<kWidth><<<grid.blocks, grid.threads, 0, compute_stream().handle()>>>(
         rows.data<T>(), row_of_slot.data(), weights.data<float>(), static_cast<int>(weights.cols()), x.cols(),
         x.data<float>() + first * x.cols());
   });

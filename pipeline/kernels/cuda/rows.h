@@ -14,9 +14,14 @@ Tensor embed(TensorView table, const DeviceArray<std::uint32_t>& tokens, float s
 /// x [n, d] f32 / sqrt(mean(x^2) + epsilon) * weight [1, d] f32 -> [n, d] of type `out`.
 Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out);
 
-/// Row i is h[slots[i] / top_k], converted to `out`: h [n, d] f32, slots [m] -> [m, d], in memory of that source.
-Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out,
-                    BufferSource* memory = nullptr);
+/// Where each slot's row is: row slots[i] - first of the result is i, for all of the m slots from `first` on.
+DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& slots, std::int64_t first);
+
+/// Each token's row for each of its slots: of h [n, d] f32, for m / top_k tokens from `first` on, row row_of_slot[j] of
+/// the result [m, d] is that of token first + j / top_k, converted to `out`, in memory of that source. row_of_slot [m]:
+/// a permutation.
+Tensor gather_slots(TensorView h, std::int64_t first, const DeviceArray<std::int32_t>& row_of_slot, int top_k,
+                    DType out, BufferSource* memory = nullptr);
 
 /// Row i is rows[order[i]].
 Tensor gather(TensorView rows, const DeviceArray<std::int32_t>& order);
@@ -27,9 +32,9 @@ Tensor scatter(TensorView rows, const DeviceArray<std::int32_t>& order, BufferSo
 /// x [n, d] f32 += rows [n, d] f32.
 void add_rows(Tensor& x, TensorView rows);
 
-/// x [n, d] f32 += sum over j of weights[t, j] * the row of slot t * k + j, summed in slot order, of m tokens from
-/// `first` on. rows: [m * k, d] f32 or bf16, row i belonging to slots[i]; weights: [m, k] f32, of those tokens.
+/// x [n, d] f32 += sum over j of weights[t, j] * rows[row_of_slot[t * k + j]], summed in slot order, of m tokens from
+/// `first` on. rows: [m * k, d] f32 or bf16; weights [m, k] f32 and row_of_slot [m * k], of those tokens.
 void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
-                  const DeviceArray<std::int32_t>& slots);
+                  const DeviceArray<std::int32_t>& row_of_slot);
 
 }  // namespace switchyard::gpu

@@ -4,27 +4,44 @@
 
 namespace switchyard::cores {
 
-/// out = weight * (x / sqrt(mean(x^2) + epsilon)), one row of d.
-template <typename T, typename Warp>
+/// out = weight * (x / sqrt(mean(x^2) + epsilon)), one row of d, a multiple of kWidth.
+template <int kWidth, typename T, typename Warp>
 SWITCHYARD_CORE void rms_norm_row(Warp warp, const float* x, const float* weight, float epsilon, int d, T* out) {
   typename Warp::template Lanes<float> squares;
   warp.each([&](int lane) {
     squares[lane] = 0;
-    for (int i = lane; i < d; i += kLanes) squares[lane] += x[i] * x[i];
+    SWITCHYARD_UNROLL_4
+    for (int i = lane * kWidth; i < d; i += kLanes * kWidth) {
+      const auto own = load<kWidth>(x + i);
+      SWITCHYARD_UNROLL
+      for (int j = 0; j < kWidth; ++j) squares[lane] += own.at[j] * own.at[j];
+    }
   });
   const float factor = 1.0F / sqrtf(warp.sum(squares) / static_cast<float>(d) + epsilon);
   warp.each([&](int lane) {
-    for (int i = lane; i < d; i += kLanes) store(out + i, weight[i] * (x[i] * factor));
+    SWITCHYARD_UNROLL_4
+    for (int i = lane * kWidth; i < d; i += kLanes * kWidth) {
+      auto own = load<kWidth>(x + i);
+      const auto scale = load<kWidth>(weight + i);
+      SWITCHYARD_UNROLL
+      for (int j = 0; j < kWidth; ++j) own.at[j] = scale.at[j] * (own.at[j] * factor);
+      store<kWidth>(out + i, own);
+    }
   });
 }
 
-/// One column of one token of add_weighted: the sum over its slots, in slot order.
-template <typename T>
-SWITCHYARD_CORE float weighted_sum(const T* rows, std::int64_t width, const std::int32_t* row_of_slot,
-                                   const float* weights, int top_k, std::int64_t column) {
-  float sum = 0;
-  for (int j = 0; j < top_k; ++j) sum = fmaf(weights[j], widen(rows[row_of_slot[j] * width + column]), sum);
-  return sum;
+/// kWidth columns of one token of add_weighted: the sums over its slots, in slot order.
+template <int kWidth, typename T>
+SWITCHYARD_CORE Pack<float, kWidth> weighted_sum(const T* rows, std::int64_t width, const std::int32_t* row_of_slot,
+                                                 const float* weights, int top_k, std::int64_t column) {
+  Pack<float, kWidth> sums = {};
+  SWITCHYARD_UNROLL_4
+  for (int j = 0; j < top_k; ++j) {
+    const auto row = load<kWidth>(rows + row_of_slot[j] * width + column);
+    SWITCHYARD_UNROLL
+    for (int i = 0; i < kWidth; ++i) sums.at[i] = fmaf(weights[j], row.at[i], sums.at[i]);
+  }
+  return sums;
 }
 
 /// Of ascending keys, how many are below `key`.

@@ -8,13 +8,14 @@ namespace switchyard::gpu {
 namespace {
 
 /// One warp a token.
+template <int kWidth>
 __global__ void __launch_bounds__(kWarpThreads)
     take_logits_kernel(const float* logits, std::int64_t n, int columns, std::int64_t first_column,
                        const std::int64_t* targets, cores::RunningLoss* running) {
   const std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * kWarpsOfBlock + threadIdx.x / 32;
   if (token >= n) return;
-  cores::take_logits(cores::DeviceWarp{}, logits + token * columns, columns, first_column, targets[token],
-                     running + token);
+  cores::take_logits<kWidth>(cores::DeviceWarp{}, logits + token * columns, columns, first_column, targets[token],
+                             running + token);
 }
 
 __global__ void begin_losses_kernel(std::int64_t n, cores::RunningLoss* running) {
@@ -42,9 +43,12 @@ LossOfChunks::LossOfChunks(DeviceArray<std::int64_t> targets)
 
 void LossOfChunks::take(TensorView logits, std::int64_t first_column) {
   if (logits.rows() == 0 || logits.cols() == 0) return;
-  take_logits_kernel<<<blocks_for(logits.rows(), kWarpsOfBlock), kWarpThreads, 0, compute_stream().handle()>>>(
-      logits.data<float>(), logits.rows(), static_cast<int>(logits.cols()), first_column, targets_.data(),
-      running_.data());
+  with_packs(logits.cols(), [&]<int kWidth>(Width<kWidth>) {
+    take_logits_kernel<kWidth>
+        <<<blocks_for(logits.rows(), kWarpsOfBlock), kWarpThreads, 0, compute_stream().handle()>>>(
+            logits.data<float>(), logits.rows(), static_cast<int>(logits.cols()), first_column, targets_.data(),
+            running_.data());
+  });
   check_launch("take_logits_kernel");
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cfloat>
+
 #include "pipeline/kernels/cuda/warp.h"
 
 namespace switchyard::cores {
@@ -14,27 +16,44 @@ struct RunningLoss {
 
 SWITCHYARD_CORE RunningLoss begin_loss() { return {-INFINITY, 0, NAN, 0}; }
 
-/// Takes columns [first_column, first_column + n) of a token's logits, n at least 1. target: its column, or a negative
-/// number. A tie of the largest stays with the lower column.
-template <typename Warp>
+/// Takes columns [first_column, first_column + n) of a token's logits, n at least 1 and a multiple of kWidth, in one
+/// pass: a lane's sum is of e^(logit - the largest it has seen). target: its column, or a negative number. A tie of the
+/// largest stays with the lower column.
+template <int kWidth, typename Warp>
 SWITCHYARD_CORE void take_logits(Warp warp, const float* logits, int n, std::int64_t first_column, std::int64_t target,
                                  RunningLoss* running) {
   typename Warp::template Lanes<std::uint64_t> best;
+  typename Warp::template Lanes<float> tops;
   typename Warp::template Lanes<float> sums;
   const RunningLoss before = *running;
   warp.each([&](int lane) {
-    best[lane] = 0;
-    for (int i = lane; i < n; i += kLanes) {
-      const std::uint64_t key = ranking_key(logits[i], static_cast<std::uint32_t>(i));
-      best[lane] = key > best[lane] ? key : best[lane];
+    float top = -FLT_MAX;  // not -infinity, whose distance from itself is no number
+    float sum = 0;
+    int at = lane * kWidth < n ? lane * kWidth : 0;
+    SWITCHYARD_UNROLL_4
+    for (int i = lane * kWidth; i < n; i += kLanes * kWidth) {
+      const auto own = load<kWidth>(logits + i);
+      const float seen = top;
+      SWITCHYARD_UNROLL
+      for (int j = 0; j < kWidth; ++j) {
+        if (own.at[j] > top) {
+          top = own.at[j];
+          at = i + j;
+        }
+      }
+      if (top > seen) sum *= expf(seen - top);
+      SWITCHYARD_UNROLL
+      for (int j = 0; j < kWidth; ++j) sum += expf(own.at[j] - top);
     }
+    best[lane] = ranking_key(top, static_cast<std::uint32_t>(at));
+    tops[lane] = top;
+    sums[lane] = sum;
   });
   const std::uint32_t at = index_of_key(warp.largest(best));
   const bool is_larger = logits[at] > before.largest;  // strictly
   const float largest = is_larger ? logits[at] : before.largest;
   warp.each([&](int lane) {
-    sums[lane] = 0;
-    for (int i = lane; i < n; i += kLanes) sums[lane] += expf(logits[i] - largest);
+    if (sums[lane] != 0) sums[lane] *= expf(tops[lane] - largest);
   });
   const float sum = (is_larger ? before.sum * expf(before.largest - largest) : before.sum) + warp.sum(sums);
   const std::int64_t column = target - first_column;

@@ -11,10 +11,12 @@
 /// lanes.
 #ifdef __CUDACC__
 #define SWITCHYARD_CORE __device__ inline
-#define SWITCHYARD_UNROLL _Pragma("unroll")  // where arrays must stay in registers
+#define SWITCHYARD_UNROLL _Pragma("unroll")      // where arrays must stay in registers
+#define SWITCHYARD_UNROLL_4 _Pragma("unroll 4")  // where loads of several turns should be under way at once
 #else
 #define SWITCHYARD_CORE inline
 #define SWITCHYARD_UNROLL
+#define SWITCHYARD_UNROLL_4
 #endif
 
 namespace switchyard::cores {
@@ -45,6 +47,31 @@ SWITCHYARD_CORE float widen(Bf16 value) { return value_of(static_cast<std::uint3
 
 SWITCHYARD_CORE void store(float* to, float value) { *to = value; }
 SWITCHYARD_CORE void store(Bf16* to, float value) { to->bits = static_cast<std::uint16_t>(bf16_bits(value)); }
+
+/// What a thread moves at once of a row whose columns are a multiple of kWidth: memory is at its fastest at 16 bytes of
+/// each thread.
+template <typename T, int kWidth>
+struct alignas(kWidth * sizeof(T)) Pack {
+  T at[kWidth];
+};
+inline constexpr int kPackWidth = 4;
+
+template <int kWidth, typename T>
+SWITCHYARD_CORE Pack<float, kWidth> load(const T* from) {
+  const auto pack = *reinterpret_cast<const Pack<T, kWidth>*>(from);
+  Pack<float, kWidth> wide;
+  SWITCHYARD_UNROLL
+  for (int i = 0; i < kWidth; ++i) wide.at[i] = widen(pack.at[i]);
+  return wide;
+}
+
+template <int kWidth, typename T>
+SWITCHYARD_CORE void store(T* to, const Pack<float, kWidth>& values) {
+  Pack<T, kWidth> pack;
+  SWITCHYARD_UNROLL
+  for (int i = 0; i < kWidth; ++i) store(pack.at + i, values.at[i]);
+  *reinterpret_cast<Pack<T, kWidth>*>(to) = pack;
+}
 
 /// Orders by value, then by lower index: the larger key wins. -0 equals +0; NaN is behind all numbers.
 SWITCHYARD_CORE std::uint64_t ranking_key(float value, std::uint32_t index) {

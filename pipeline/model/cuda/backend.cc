@@ -15,6 +15,7 @@
 #include "pipeline/kernels/cuda/gated_experts.h"
 #include "pipeline/kernels/cuda/matmul.h"
 #include "pipeline/kernels/cuda/router.h"
+#include "pipeline/kernels/cuda/router_logits.h"
 #include "pipeline/kernels/cuda/rows.h"
 #include "pipeline/kernels/cuda/token_loss.h"
 #include "pipeline/model/cuda/make_grouped_matmul.h"
@@ -59,7 +60,7 @@ class GpuRouter : public Router {
  public:
   GpuRouter(Tensor weights, RouterRule rule) : weights_(std::move(weights)), rule_(rule) {}
   Routing route(TensorView h, const std::string& where) const override {
-    return gpu::to_routing(gpu::choose_experts(gpu::matmul(h, weights_), rule_), where);
+    return gpu::to_routing(gpu::choose_experts(gpu::router_logits(h, weights_), rule_), where);
   }
 
  private:
@@ -240,11 +241,17 @@ bool is_identity(std::span<const std::int32_t> order) {
 class GpuRows : public PlannedRows {
  public:
   GpuRows(const ExchangePlan& plan, int top_k, DType type, BufferSource* to_send)
-      : plan_(plan), pack_order_(plan.pack_order()), top_k_(top_k), type_(type), to_send_(to_send) {
+      : plan_(plan),
+        row_of_slot_(gpu::rows_of_slots(DeviceArray<std::int32_t>(plan.pack_order()), plan.first_slot())),
+        top_k_(top_k),
+        type_(type),
+        to_send_(to_send) {
     if (!is_identity(plan.group_order())) group_order_.emplace(plan.group_order());
   }
 
-  Tensor pack(TensorView h) const override { return gpu::gather_slots(h, pack_order_, top_k_, type_, to_send_); }
+  Tensor pack(TensorView h) const override {
+    return gpu::gather_slots(h, first_token(), row_of_slot_, top_k_, type_, to_send_);
+  }
   Tensor group(Tensor arrived) const override {
     return group_order_ ? gpu::gather(arrived, *group_order_) : std::move(arrived);
   }
@@ -257,12 +264,14 @@ class GpuRows : public PlannedRows {
         weights.subspan(static_cast<std::size_t>(plan_.first_slot()), static_cast<std::size_t>(plan_.n_send()));
     Tensor on_gpu(DType::f32, plan_.n_send() / top_k_, top_k_, Device::gpu);
     upload(on_gpu.bytes(), of_plan.data(), of_plan.size_bytes());
-    gpu::add_weighted(x, plan_.first_slot() / top_k_, returned, on_gpu, pack_order_);
+    gpu::add_weighted(x, first_token(), returned, on_gpu, row_of_slot_);
   }
 
  private:
+  std::int64_t first_token() const { return plan_.first_slot() / top_k_; }
+
   const ExchangePlan& plan_;
-  DeviceArray<std::int32_t> pack_order_;
+  DeviceArray<std::int32_t> row_of_slot_;                 // where packed rows are
   std::optional<DeviceArray<std::int32_t>> group_order_;  // none: rows are in order
   int top_k_;
   DType type_;

@@ -1,10 +1,26 @@
 #include <algorithm>
+#include <numeric>
 
 #include "pipeline/kernels/cuda/router_launch.h"
+#include "pipeline/kernels/cuda/router_logits.h"
 #include "tests/support/fake_gpu/fake_gpu.h"
 
-/// The launch of router.cu.
+/// The launches of router.cu and router_logits.cu.
 namespace switchyard::gpu {
+
+Tensor router_logits(TensorView h, TensorView weights) {
+  Tensor logits(DType::f32, h.rows(), weights.rows(), Device::gpu);
+  fake_gpu::launch({h.bytes(), weights.bytes(), logits.bytes()},
+                   [h = h.data<float>(), weights = weights.data<float>(), to = logits.data<float>(), n = h.rows(),
+                    n_experts = weights.rows(), d = h.cols()] {
+                     for (std::int64_t i = 0; i < n * n_experts; ++i) {
+                       const float* row = h + i / n_experts * d;
+                       const float* expert = weights + i % n_experts * d;
+                       to[i] = std::inner_product(row, row + d, expert, 0.0F);
+                     }
+                   });
+  return logits;
+}
 
 void launch_router(const RouterArrays& all) {
   fake_gpu::launch({all.logits, all.probabilities, all.ids, all.weights, all.figures, all.fault}, [all] {

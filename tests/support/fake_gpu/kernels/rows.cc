@@ -56,20 +56,32 @@ Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
     fake_gpu::launch({x.bytes(), weight.bytes(), y.bytes()}, [=, x = x.data<float>(), weight = weight.data<float>(),
                                                               y = y.data<T>(), n = x.rows(), d = x.cols()] {
       for (std::int64_t t = 0; t < n; ++t)
-        cores::rms_norm_row(HostWarp{}, x + t * d, weight, epsilon, static_cast<int>(d), y + t * d);
+        cores::rms_norm_row<1>(HostWarp{}, x + t * d, weight, epsilon, static_cast<int>(d), y + t * d);
     });
   });
   return y;
 }
 
-Tensor gather_slots(TensorView h, const DeviceArray<std::int32_t>& slots, int top_k, DType out, BufferSource* memory) {
-  Tensor rows(out, static_cast<std::int64_t>(slots.size()), h.cols(), Device::gpu, memory);
+DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& slots, std::int64_t first) {
+  DeviceArray<std::int32_t> row_of_slot(slots.size());
+  fake_gpu::launch({slots.data(), row_of_slot.data()},
+                   [=, slots = slots.data(), to = row_of_slot.data(), n = static_cast<std::int32_t>(slots.size())] {
+                     for (std::int32_t i = 0; i < n; ++i) to[slots[i] - first] = i;
+                   });
+  return row_of_slot;
+}
+
+Tensor gather_slots(TensorView h, std::int64_t first, const DeviceArray<std::int32_t>& row_of_slot, int top_k,
+                    DType out, BufferSource* memory) {
+  Tensor rows(out, static_cast<std::int64_t>(row_of_slot.size()), h.cols(), Device::gpu, memory);
   with_type(out, [&]<typename T>(T*) {
-    fake_gpu::launch({h.bytes(), slots.data(), rows.bytes()}, [=, h = h.data<float>(), slots = slots.data(),
-                                                               to = rows.data<T>(), n = rows.rows(), d = h.cols()] {
-      for (std::int64_t row = 0; row < n; ++row)
-        for (std::int64_t i = 0; i < d; ++i) cores::store(to + row * d + i, h[slots[row] / top_k * d + i]);
-    });
+    fake_gpu::launch({h.bytes(), row_of_slot.data(), rows.bytes()},
+                     [=, h = h.data<float>() + first * h.cols(), row_of_slot = row_of_slot.data(), to = rows.data<T>(),
+                      n = rows.rows(), d = h.cols()] {
+                       for (std::int64_t slot = 0; slot < n; ++slot)
+                         for (std::int64_t i = 0; i < d; ++i)
+                           cores::store(to + row_of_slot[slot] * d + i, h[slot / top_k * d + i]);
+                     });
   });
   return rows;
 }
@@ -88,22 +100,17 @@ void add_rows(Tensor& x, TensorView rows) {
 }
 
 void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
-                  const DeviceArray<std::int32_t>& slots) {
-  DeviceArray<std::int32_t> row_of_slot(slots.size());
-  fake_gpu::launch({slots.data(), row_of_slot.data()},
-                   [slots = slots.data(), to = row_of_slot.data(), n = static_cast<std::int32_t>(slots.size()),
-                    first = first * weights.cols()] {
-                     for (std::int32_t i = 0; i < n; ++i) to[slots[i] - first] = i;
-                   });
+                  const DeviceArray<std::int32_t>& row_of_slot) {
   with_type(rows.dtype(), [&]<typename T>(T*) {
-    fake_gpu::launch({rows.bytes(), row_of_slot.data(), weights.bytes(), x.bytes()},
-                     [rows = rows.data<T>(), row_of_slot = row_of_slot.data(), weights = weights.data<float>(),
-                      k = weights.cols(), x = x.data<float>() + first * x.cols(), n = weights.rows(), d = x.cols()] {
-                       for (std::int64_t t = 0; t < n; ++t)
-                         for (std::int64_t i = 0; i < d; ++i)
-                           x[t * d + i] += cores::weighted_sum(rows, d, row_of_slot + t * k, weights + t * k,
-                                                               static_cast<int>(k), i);
-                     });
+    fake_gpu::launch(
+        {rows.bytes(), row_of_slot.data(), weights.bytes(), x.bytes()},
+        [rows = rows.data<T>(), row_of_slot = row_of_slot.data(), weights = weights.data<float>(), k = weights.cols(),
+         x = x.data<float>() + first * x.cols(), n = weights.rows(), d = x.cols()] {
+          for (std::int64_t t = 0; t < n; ++t)
+            for (std::int64_t i = 0; i < d; ++i)
+              x[t * d + i] +=
+                  cores::weighted_sum<1>(rows, d, row_of_slot + t * k, weights + t * k, static_cast<int>(k), i).at[0];
+        });
   });
 }
 

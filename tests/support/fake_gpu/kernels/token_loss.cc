@@ -20,8 +20,8 @@ void LossOfChunks::take(TensorView logits, std::int64_t first_column) {
                    [=, logits = logits.data<float>(), targets = targets_.data(), running = running_.data(),
                     n = logits.rows(), columns = logits.cols()] {
                      for (std::int64_t t = 0; t < n; ++t)
-                       cores::take_logits(cores::HostWarp{}, logits + t * columns, static_cast<int>(columns),
-                                          first_column, targets[t], running + t);
+                       cores::take_logits<1>(cores::HostWarp{}, logits + t * columns, static_cast<int>(columns),
+                                             first_column, targets[t], running + t);
                    });
 }
 
