@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "pipeline/kernels/gated_ffn.h"
+
 namespace switchyard {
 
 /// What multiplies rows with their experts' weights on a GPU: cublasLt once an expert, or one kernel for all of them by
@@ -30,6 +32,7 @@ constexpr const char* name_of(GroupedMatmulKind kind) {
 struct ExpertShape {
   std::int64_t n_experts;
   std::int64_t d_model, d_ff;
+  Activation activation;
 };
 
 /// Why such experts in bf16 cannot be multiplied so on the GPU of this process; nothing where they can.
@@ -37,10 +40,10 @@ std::optional<std::string> why_not(GroupedMatmulKind kind, const ExpertShape& ex
 
 struct GroupedMatmulSpeed {
   GroupedMatmulKind kind;
-  double seconds;  // of both products, gate with up and down: the median
+  double seconds;  // of a layer's experts, their two products and what is between them: the median
 };
 
-/// How fast each kind that is there multiplies `rows` rows in bf16, spread evenly over the experts, on this process's
+/// How fast experts by each kind that is there are in bf16 with `rows` rows, spread evenly over them, on this process's
 /// GPU. Takes memory for the weights of one layer.
 std::vector<GroupedMatmulSpeed> measure_grouped_matmuls(const ExpertShape& experts, std::int64_t rows, int repetitions);
 

@@ -388,7 +388,7 @@ Tensor random_weights(std::int64_t rows, std::int64_t cols, unsigned seed, DType
 
 using MakeGroupedMatmul = std::unique_ptr<gpu::GroupedMatmul> (*)(gpu::StackedWeights, DType);
 
-void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(MakeGroupedMatmul make) {
+void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(MakeGroupedMatmul make, Activation activation) {
   constexpr std::int64_t kExperts = 4;
   constexpr std::int64_t kWidth = 256;
   constexpr std::int64_t kInner = 192;
@@ -396,7 +396,7 @@ void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(MakeGroupedMatmul make)
   const Tensor gate_up = random_weights(kExperts * 2 * kInner, kWidth, 15, DType::bf16);
   const Tensor down = random_weights(kExperts * kWidth, kInner, 16, DType::bf16);
   const gpu::GatedExperts experts{make({on_gpu(gate_up), kExperts}, DType::f32),
-                                  make({on_gpu(down), kExperts}, DType::bf16), Activation::gelu};
+                                  make({on_gpu(down), kExperts}, DType::bf16), activation};
   const std::vector<std::int32_t> rows_per_expert = {1, 0, 642, 57};
   const Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
   std::int64_t row = 0;
@@ -412,8 +412,9 @@ void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(MakeGroupedMatmul make)
             gate += x * element(gate_up, (e * 2 * kInner + f) * kWidth + k);
             up += x * element(gate_up, (e * 2 * kInner + kInner + f) * kWidth + k);
           }
-          const double activated = 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0))) * up;
-          expected += activated * element(down, (e * kWidth + c) * kInner + f);
+          const double activated = activation == Activation::silu ? gate / (1 + std::exp(-gate))
+                                                                  : 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0)));
+          expected += activated * up * element(down, (e * kWidth + c) * kInner + f);
         }
         ASSERT_NEAR(element(found, row * kWidth + c), expected, 0.03 * std::max(1.0, std::fabs(expected))) << row;
       }
@@ -429,17 +430,20 @@ void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(MakeGroupedMatmul make)
 }
 
 TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
-  expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cublaslt_grouped_matmul);
+  for (const Activation activation : {Activation::silu, Activation::gelu})
+    expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cublaslt_grouped_matmul, activation);
 }
 
 TEST(GpuKernelsTest, ExpertsOfCudnnAreThoseOfTheCpuAndARowsBitsItsOwn) {
   if (const auto reason = why_no_cudnn()) GTEST_SKIP() << *reason;
-  expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cudnn_grouped_matmul);
+  for (const Activation activation : {Activation::silu, Activation::gelu})
+    expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cudnn_grouped_matmul, activation);
 }
 
 TEST(GpuKernelsTest, ExpertsOfCutlassAreThoseOfTheCpuAndARowsBitsItsOwn) {
   if (const auto reason = gpu::why_no_cutlass()) GTEST_SKIP() << *reason;
-  expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cutlass_grouped_matmul);
+  for (const Activation activation : {Activation::silu, Activation::gelu})
+    expect_experts_of_the_cpu_and_bits_of_a_row_its_own(gpu::make_cutlass_grouped_matmul, activation);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include "parallel/device/device_memory.h"
 #include "parallel/device/stream.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
-#include "pipeline/kernels/cuda/grouped_matmul.h"
+#include "pipeline/kernels/cuda/gated_experts.h"
 #include "pipeline/model/cuda/make_grouped_matmul.h"
 
 namespace switchyard {
@@ -39,13 +39,13 @@ std::vector<std::int32_t> spread_evenly(std::int64_t rows, std::int64_t n_expert
   return counts;
 }
 
-double median_seconds(gpu::GroupedMatmul& product, TensorView rows, const std::vector<std::int32_t>& counts,
+double median_seconds(const gpu::GatedExperts& experts, TensorView rows, const std::vector<std::int32_t>& counts,
                       int repetitions) {
   constexpr int kWarm = 2;
   std::vector<double> seconds;
   for (int i = 0; i < kWarm + repetitions; ++i) {
     const Event begin = compute_stream().record_time();
-    product.run(rows, counts);
+    gpu::run_experts(rows, counts, experts);
     const Event end = compute_stream().record_time();
     end.wait();
     if (i >= kWarm) seconds.push_back(end.seconds_since(begin));
@@ -89,19 +89,17 @@ std::unique_ptr<gpu::GroupedMatmul> make_grouped_matmul(GroupedMatmulKind kind, 
 std::vector<GroupedMatmulSpeed> measure_grouped_matmuls(const ExpertShape& experts, std::int64_t rows,
                                                         int repetitions) {
   const std::vector<std::int32_t> counts = spread_evenly(rows, experts.n_experts);
+  const Tensor in = random_on_gpu(rows, experts.d_model);
+  const auto product = [&](GroupedMatmulKind kind, std::int64_t n_out, std::int64_t n_in, DType out) {
+    return make_grouped_matmul(kind, {random_on_gpu(experts.n_experts * n_out, n_in), experts.n_experts}, out);
+  };
   std::vector<GroupedMatmulSpeed> speeds;
-  for (const GroupedMatmulKind kind : kGroupedMatmulKinds)
-    if (!why_not(kind, experts)) speeds.push_back({kind, 0});
-  for (const bool up : {true, false}) {
-    const std::int64_t n_in = up ? experts.d_model : experts.d_ff;
-    const std::int64_t n_out = up ? 2 * experts.d_ff : experts.d_model;
-    const Tensor in = random_on_gpu(rows, n_in);
-    for (GroupedMatmulSpeed& speed : speeds) {
-      const auto product =
-          make_grouped_matmul(speed.kind, {random_on_gpu(experts.n_experts * n_out, n_in), experts.n_experts},
-                              up ? DType::f32 : DType::bf16);
-      speed.seconds += median_seconds(*product, in, counts, repetitions);
-    }
+  for (const GroupedMatmulKind kind : kGroupedMatmulKinds) {
+    if (why_not(kind, experts)) continue;
+    const gpu::GatedExperts layer = {.gate_up = product(kind, 2 * experts.d_ff, experts.d_model, DType::f32),
+                                     .down = product(kind, experts.d_model, experts.d_ff, DType::bf16),
+                                     .activation = experts.activation};
+    speeds.push_back({kind, median_seconds(layer, in, counts, repetitions)});
   }
   return speeds;
 }
