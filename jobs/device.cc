@@ -138,7 +138,8 @@ void add_device_options(OptionParser& parser) {
   add("attention", po::value<std::string>()->value_name("cudnn|own"),
       "what attends to windows on GPUs in bf16 (default: cudnn where it can be used, else our own kernel)");
   add("grouped-matmul", po::value<std::string>()->value_name("cublaslt|cudnn|cutlass"),
-      "what multiplies with experts on GPUs in bf16; bench measures each (default: cublaslt)");
+      "what multiplies with experts on GPUs in bf16; bench measures each (default: cutlass where it can be used, else "
+      "cublaslt)");
   add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),
       "how ranks exchange tokens (default: local for one rank; nccl where each has a GPU of its own; else mpi)");
   add("overlap", po::value<std::string>()->value_name("on|off"),
@@ -182,7 +183,12 @@ void choose_attention(ComputeDevice& device, const OptionParser& parser, const A
 void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, const ExpertShape& experts,
                            const Communicator& comm) {
   const std::string text = value_of(parser, "grouped-matmul");
-  if (text.empty()) return;
+  if (text.empty()) {
+    const bool has_experts_on_gpu = device.on_gpu() && device.precision == Precision::bf16 && experts.n_experts > 0;
+    const bool can_be_cutlass = has_experts_on_gpu && !why_not(GroupedMatmulKind::cutlass, experts);
+    if (!comm.any(!can_be_cutlass)) device.grouped_matmul = GroupedMatmulKind::cutlass;
+    return;
+  }
   const auto* const kind =
       std::ranges::find_if(kGroupedMatmulKinds, [&](GroupedMatmulKind one) { return name_of(one) == text; });
   if (kind == kGroupedMatmulKinds.end())

@@ -15,14 +15,14 @@ namespace {
 std::size_t index(std::int64_t value) { return static_cast<std::size_t>(value); }
 
 /// [n_physical] place of each physical expert in the order by rank, then expert.
-std::vector<std::int32_t> position_of_physical(const LayerPlacement& placement) {
+std::vector<std::int32_t> place_of_physical(const LayerPlacement& placement) {
   std::vector<std::int32_t> first(index(placement.n_ranks()) + 1, 0);
   for (int rank = 0; rank < placement.n_ranks(); ++rank)
     first[index(rank) + 1] = first[index(rank)] + static_cast<std::int32_t>(placement.experts_of(rank).size());
-  std::vector<std::int32_t> position(index(placement.n_physical()));
+  std::vector<std::int32_t> place(index(placement.n_physical()));
   for (int p = 0; p < placement.n_physical(); ++p)
-    position[index(p)] = first[index(placement.rank_of(p))] + placement.local_index(p);
-  return position;
+    place[index(p)] = first[index(placement.rank_of(p))] + placement.local_index(p);
+  return place;
 }
 
 void check_shape(ExpertIds ids) {
@@ -47,25 +47,25 @@ void check_shape(ExpertIds ids) {
 
 struct ExchangePlan::Sending {
   std::size_t first_slot;
-  std::vector<std::int32_t> position;  // of each slot's physical expert, in the order by rank, then expert
-  std::vector<std::int32_t> rows;      // [n_physical] by position
+  std::vector<std::int32_t> places;  // of each slot's physical expert
+  std::vector<std::int32_t> rows;    // [n_physical] by place
 
   /// Of the tokens [first, end).
   Sending(ExpertIds ids, std::size_t first, std::size_t end, const LayerPlacement& placement, int rank)
       : first_slot(first * index(ids.top_k)),
-        position((end - first) * index(ids.top_k)),
+        places((end - first) * index(ids.top_k)),
         rows(index(placement.n_physical()), 0) {
-    const std::vector<std::int32_t> position_of = position_of_physical(placement);
+    const std::vector<std::int32_t> place_of = place_of_physical(placement);
     const bool one_copy_each = !placement.has_replicas();
-    for (std::size_t i = 0; i < position.size(); ++i) {
+    for (std::size_t i = 0; i < places.size(); ++i) {
       const std::size_t slot = first_slot + i;
       const std::int32_t id = ids.ids[slot];
       if (static_cast<std::uint32_t>(id) >= static_cast<std::uint32_t>(placement.n_experts()))
         throw_unplaced(ids, placement);
       const int physical =
           one_copy_each ? id : placement.physical_for(id, static_cast<std::int64_t>(slot) / ids.top_k, rank);
-      position[i] = position_of[index(physical)];
-      ++rows[index(position[i])];
+      places[i] = place_of[index(physical)];
+      ++rows[index(places[i])];
     }
   }
 
@@ -123,7 +123,7 @@ std::vector<ExchangePlan> ExchangePlan::make_parts(ExpertIds ids, int n_parts, c
       const auto row = std::span(incoming).subspan((index(rank) * parts + part) * width, n_local);
       arriving.insert(arriving.end(), row.begin(), row.end());
     }
-    plans.push_back({sending[part], placement, comm.rank(), arriving});
+    plans.push_back({std::move(sending[part]), placement, comm.rank(), arriving});
   }
   return plans;
 }
@@ -132,56 +132,81 @@ ExchangePlan::ExchangePlan(ExpertIds ids, const LayerPlacement& placement, int r
                            std::span<const std::int32_t> arriving)
     : ExchangePlan(Sending::all(ids, placement, rank), placement, rank, arriving) {}
 
-ExchangePlan::ExchangePlan(const Sending& sending, const LayerPlacement& placement, int rank,
+ExchangePlan::ExchangePlan(Sending sending, const LayerPlacement& placement, int rank,
                            std::span<const std::int32_t> arriving)
     : rank_(rank),
       first_slot_(static_cast<std::int64_t>(sending.first_slot)),
+      places_(std::move(sending.places)),
+      rows_of_place_(std::move(sending.rows)),
       send_rows_(index(placement.n_ranks())),
       receive_rows_(index(placement.n_ranks())),
       rows_per_expert_(placement.experts_of(rank).size()),
-      arriving_(arriving.begin(), arriving.end()),
-      pack_order_(sending.position.size()) {
+      arriving_(arriving.begin(), arriving.end()) {
   const std::size_t n_local = rows_per_expert_.size();
   if (arriving.size() != receive_rows_.size() * n_local) {
     throw Error(std::to_string(arriving.size()) + " arriving counts for " + std::to_string(receive_rows_.size()) +
                 " ranks and " + std::to_string(n_local) + " local experts");
   }
-
-  // A counting sort of the slots by position: next[p] is where the next slot of position p goes.
-  std::vector<std::int32_t> next(sending.rows.size());
-  std::exclusive_scan(sending.rows.begin(), sending.rows.end(), next.begin(), std::int32_t{0});
-  auto rows = sending.rows.begin();
+  auto rows = rows_of_place_.cbegin();
   for (int to = 0; to < placement.n_ranks(); ++to) {
     const auto end = rows + static_cast<std::ptrdiff_t>(placement.experts_of(to).size());
     send_rows_[index(to)] = std::accumulate(rows, end, std::int32_t{0});
     rows = end;
   }
-  for (std::size_t i = 0; i < sending.position.size(); ++i)
-    pack_order_[index(next[index(sending.position[i])]++)] = static_cast<std::int32_t>(sending.first_slot + i);
-
-  // arrived_begin[r, l]: first arrived row from source rank r for local expert l.
-  std::vector<std::int32_t> arrived_begin(arriving.size());
-  std::int64_t n_receive = 0;
   for (std::size_t i = 0; i < arriving.size(); ++i) {
-    arrived_begin[i] = static_cast<std::int32_t>(n_receive);
     receive_rows_[i / n_local] += arriving[i];
     rows_per_expert_[i % n_local] += arriving[i];
-    n_receive += arriving[i];
-    if (arriving[i] < 0 || n_receive > std::numeric_limits<std::int32_t>::max()) {
+    n_receive_ += arriving[i];
+    if (arriving[i] < 0 || n_receive_ > std::numeric_limits<std::int32_t>::max()) {
       throw Error(
-          std::to_string(n_receive) + " rows arrive on rank " + std::to_string(rank) + ", outside of 0 ... 2^31 - 1",
+          std::to_string(n_receive_) + " rows arrive on rank " + std::to_string(rank) + ", outside of 0 ... 2^31 - 1",
           {}, "use smaller batches");
     }
   }
-  group_order_.reserve(index(n_receive));
+}
+
+std::vector<std::int32_t> ExchangePlan::arrived_begins() const {
+  std::vector<std::int32_t> begins(arriving_.size());
+  std::exclusive_scan(arriving_.begin(), arriving_.end(), begins.begin(), std::int32_t{0});
+  return begins;
+}
+
+bool ExchangePlan::arrives_grouped() const {
+  const std::vector<std::int32_t> begins = arrived_begins();
+  const std::size_t n_local = rows_per_expert_.size();
+  std::int32_t row = 0;  // of the grouped order
   for (std::size_t local = 0; local < n_local; ++local) {
-    for (std::size_t source = 0; source < receive_rows_.size(); ++source) {
-      const std::size_t cell = source * n_local + local;
-      const auto begin = static_cast<std::ptrdiff_t>(group_order_.size());
-      group_order_.resize(group_order_.size() + index(arriving[cell]));
-      std::iota(group_order_.begin() + begin, group_order_.end(), arrived_begin[cell]);
+    for (std::size_t cell = local; cell < arriving_.size(); cell += n_local) {
+      if (arriving_[cell] > 0 && begins[cell] != row) return false;
+      row += arriving_[cell];
     }
   }
+  return true;
+}
+
+std::vector<std::int32_t> ExchangePlan::pack_order() const {
+  // A counting sort of the slots by place: next[p] is where the next slot of place p goes.
+  std::vector<std::int32_t> order(places_.size());
+  std::vector<std::int32_t> next(rows_of_place_.size());
+  std::exclusive_scan(rows_of_place_.begin(), rows_of_place_.end(), next.begin(), std::int32_t{0});
+  for (std::size_t i = 0; i < places_.size(); ++i)
+    order[index(next[index(places_[i])]++)] = static_cast<std::int32_t>(first_slot_ + static_cast<std::int64_t>(i));
+  return order;
+}
+
+std::vector<std::int32_t> ExchangePlan::group_order() const {
+  const std::vector<std::int32_t> begins = arrived_begins();
+  const std::size_t n_local = rows_per_expert_.size();
+  std::vector<std::int32_t> order(index(n_receive_));
+  auto next = order.begin();
+  for (std::size_t local = 0; local < n_local; ++local) {
+    for (std::size_t cell = local; cell < arriving_.size(); cell += n_local) {
+      const auto end = next + arriving_[cell];
+      std::iota(next, end, begins[cell]);
+      next = end;
+    }
+  }
+  return order;
 }
 
 }  // namespace switchyard

@@ -43,8 +43,8 @@ class ExchangePlan {
   int n_ranks() const { return static_cast<int>(send_rows_.size()); }
   /// The lowest slot of those it sends, which follow one another; slots are numbered in the whole batch.
   std::int64_t first_slot() const { return first_slot_; }
-  std::int64_t n_send() const { return static_cast<std::int64_t>(pack_order_.size()); }
-  std::int64_t n_receive() const { return static_cast<std::int64_t>(group_order_.size()); }
+  std::int64_t n_send() const { return static_cast<std::int64_t>(places_.size()); }
+  std::int64_t n_receive() const { return n_receive_; }
   /// [n_ranks] rows for each expert rank.
   std::span<const std::int32_t> send_rows() const { return send_rows_; }
   /// [n_ranks] rows from each source rank.
@@ -53,19 +53,31 @@ class ExchangePlan {
   std::span<const std::int32_t> rows_per_expert() const { return rows_per_expert_; }
   /// [n_ranks, n_local_experts] the same by source rank: sizes of the runs of arrived rows.
   std::span<const std::int32_t> arriving() const { return arriving_; }
+  /// [n_send] of each slot from the first on: the place of the expert's copy that it goes to, among all n_places() of
+  /// them by expert rank, then expert.
+  std::span<const std::int32_t> places() const { return places_; }
+  int n_places() const { return static_cast<int>(rows_of_place_.size()); }
+  /// Whether rows arrive in grouped order, as from one rank.
+  bool arrives_grouped() const;
+
+  // Lists that not everyone needs are made when they are asked for.
+
   /// [n_send] packed row -> slot (token * k + j).
-  std::span<const std::int32_t> pack_order() const { return pack_order_; }
+  std::vector<std::int32_t> pack_order() const;
   /// [n_recv] grouped row -> arrived row.
-  std::span<const std::int32_t> group_order() const { return group_order_; }
+  std::vector<std::int32_t> group_order() const;
 
  private:
   struct Sending;  // where this rank's slots go
-  ExchangePlan(const Sending& sending, const LayerPlacement& placement, int rank,
-               std::span<const std::int32_t> arriving);
+  ExchangePlan(Sending sending, const LayerPlacement& placement, int rank, std::span<const std::int32_t> arriving);
+  /// [n_ranks, n_local_experts] the first arrived row of each run.
+  std::vector<std::int32_t> arrived_begins() const;
 
   int rank_;
   std::int64_t first_slot_;
-  std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, arriving_, pack_order_, group_order_;
+  std::int64_t n_receive_ = 0;
+  std::vector<std::int32_t> places_, rows_of_place_;
+  std::vector<std::int32_t> send_rows_, receive_rows_, rows_per_expert_, arriving_;
 };
 
 }  // namespace switchyard

@@ -114,19 +114,22 @@ class CpuAttention : public BatchAttention {
 
 class CpuRows : public PlannedRows {
  public:
-  CpuRows(const ExchangePlan& plan, int top_k, DType type) : plan_(plan), top_k_(top_k), type_(type) {}
-  Tensor pack(TensorView h) const override { return gather_slots(h, plan_.pack_order(), top_k_, type_); }
+  CpuRows(const ExchangePlan& plan, int top_k, DType type)
+      : plan_(plan), pack_order_(plan.pack_order()), top_k_(top_k), type_(type) {
+    if (!as_arrived()) group_order_ = plan.group_order();
+  }
+  Tensor pack(TensorView h) const override { return gather_slots(h, pack_order_, top_k_, type_); }
   Tensor group(Tensor arrived) const override {
-    return as_arrived() ? std::move(arrived) : gather(std::move(arrived), plan_.group_order());
+    return as_arrived() ? std::move(arrived) : gather(std::move(arrived), group_order_);
   }
   Tensor ungroup(Tensor grouped) const override {
-    return as_arrived() ? std::move(grouped) : scatter(std::move(grouped), plan_.group_order());
+    return as_arrived() ? std::move(grouped) : scatter(std::move(grouped), group_order_);
   }
   std::span<const std::int32_t> counts() const override {
     return as_arrived() ? plan_.arriving() : plan_.rows_per_expert();
   }
   void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
-    switchyard::add_weighted(x, plan_.first_slot() / top_k_, returned, weights, top_k_, plan_.pack_order());
+    switchyard::add_weighted(x, plan_.first_slot() / top_k_, returned, weights, top_k_, pack_order_);
   }
 
  private:
@@ -136,6 +139,8 @@ class CpuRows : public PlannedRows {
   }
 
   const ExchangePlan& plan_;
+  std::vector<std::int32_t> pack_order_;
+  std::vector<std::int32_t> group_order_;  // of rows that are not taken as they arrived
   int top_k_;
   DType type_;
 };

@@ -58,7 +58,9 @@ struct ModelConfig {
             .softcap = attention_softcap};
   }
   /// Of a MoE layer spread evenly; 0: there are none.
-  ExpertShape experts_of_rank(int n_ranks) const { return {(n_experts + n_ranks - 1) / n_ranks, d_model, d_ff, activation}; }
+  ExpertShape experts_of_rank(int n_ranks) const {
+    return {(n_experts + n_ranks - 1) / n_ranks, d_model, d_ff, activation};
+  }
   ModelFacts facts(const std::string& name) const;
 };
 

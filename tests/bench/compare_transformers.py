@@ -19,7 +19,6 @@ parser.add_argument("--context", type=int, default=256)
 parser.add_argument("--batch", type=int, default=16, help="windows of a step")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-parser.add_argument("--grouped-matmul", default="cublaslt", help="of switchyard on a GPU in bf16")
 parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16")
 parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--rounds", type=int, default=3, help="the two programs take turns")
@@ -69,8 +68,6 @@ def switchyard_rate():
              "--threads", str(options.threads), "--repetitions", str(options.steps)]
     if options.precision == "f32":
         words += ["--precision", "f32"]
-    elif options.device == "gpu":
-        words += ["--grouped-matmul", options.grouped_matmul]
     text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     return float(re.search(r"record tokens .*?([\d,]+) tokens/s", text).group(1).replace(",", ""))
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "parallel/error.h"
@@ -101,11 +102,21 @@ std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k,
       EXPECT_EQ(plan.rows_per_expert()[local++],
                 std::ssize(only(grouped, [&](const Row& r) { return r.expert == expert; })));
     }
-    for (std::size_t i = 0; i < std::min(packed.size(), plan.pack_order().size()); ++i, ++compared) {
-      EXPECT_EQ(plan.pack_order()[i], packed[i].slot) << "packed row " << i << " of rank " << me;
+    const std::vector<std::int32_t> pack_order = plan.pack_order();
+    EXPECT_EQ(std::ssize(pack_order), plan.n_send());
+    for (std::size_t i = 0; i < std::min(packed.size(), pack_order.size()); ++i, ++compared) {
+      EXPECT_EQ(pack_order[i], packed[i].slot) << "packed row " << i << " of rank " << me;
     }
-    for (std::size_t i = 0; i < std::min(grouped.size(), plan.group_order().size()); ++i, ++compared) {
-      const Row& found = arrived.at(static_cast<std::size_t>(plan.group_order()[i]));
+    EXPECT_TRUE(std::ranges::is_sorted(pack_order, {}, [&](std::int32_t slot) {
+      const std::int32_t place = plan.places()[static_cast<std::size_t>(slot - plan.first_slot())];
+      EXPECT_LT(place, plan.n_places());
+      return std::pair(place, slot);
+    }));
+    const std::vector<std::int32_t> group_order = plan.group_order();
+    EXPECT_EQ(std::ssize(group_order), plan.n_receive());
+    EXPECT_EQ(plan.arrives_grouped(), std::ranges::is_sorted(group_order));
+    for (std::size_t i = 0; i < std::min(grouped.size(), group_order.size()); ++i, ++compared) {
+      const Row& found = arrived.at(static_cast<std::size_t>(group_order[i]));
       EXPECT_EQ(std::tuple(found.source, found.slot), std::tuple(grouped[i].source, grouped[i].slot))
           << "grouped row " << i << " of rank " << me;
     }
@@ -237,10 +248,11 @@ TEST(ExchangePlanTest, MakeExchangesTheCounts) {
 /// The rank that a plan sends each of its slots to, from its first on.
 std::vector<int> ranks_of_slots(const ExchangePlan& plan) {
   std::vector<int> rank_of(static_cast<std::size_t>(plan.n_send()), -1);
+  const std::vector<std::int32_t> order = plan.pack_order();
   std::size_t row = 0;
   for (std::size_t rank = 0; rank < plan.send_rows().size(); ++rank)
     for (std::int32_t i = 0; i < plan.send_rows()[rank]; ++i, ++row)
-      rank_of.at(static_cast<std::size_t>(plan.pack_order()[row] - plan.first_slot())) = static_cast<int>(rank);
+      rank_of.at(static_cast<std::size_t>(order[row] - plan.first_slot())) = static_cast<int>(rank);
   return rank_of;
 }
 

@@ -70,9 +70,9 @@ class World {
 
   Tensor packed() const {
     Tensor rows(dtype_, plan_.n_send(), width_);
-    for (std::int64_t i = 0; i < rows.rows(); ++i) {
-      write_row(rows.bytes() + i * rows.row_bytes(), plan_.rank(), plan_.pack_order()[static_cast<std::size_t>(i)]);
-    }
+    std::int64_t row = 0;
+    for (const std::int32_t slot : plan_.pack_order())
+      write_row(rows.bytes() + row++ * rows.row_bytes(), plan_.rank(), slot);
     return device_ == Device::cpu ? std::move(rows) : copy_to(device_, rows);
   }
 

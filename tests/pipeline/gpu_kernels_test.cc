@@ -91,6 +91,14 @@ std::vector<std::int32_t> shuffled(int n, unsigned seed) {
   return order;
 }
 
+/// Where each of the numbers from `first` on stands.
+std::vector<std::int32_t> inverse(const std::vector<std::int32_t>& order, std::int32_t first = 0) {
+  std::vector<std::int32_t> at(order.size());
+  for (std::size_t i = 0; i < order.size(); ++i)
+    at[static_cast<std::size_t>(order[i] - first)] = static_cast<std::int32_t>(i);
+  return at;
+}
+
 template <typename T>
 DeviceArray<T> array_of(const std::vector<T>& values) {
   return DeviceArray<T>(std::span<const T>(values));
@@ -110,7 +118,7 @@ TEST(GpuKernelsTest, RowsAreThoseOfTheCpu) {
                    rms_norm(x, weight.view().row<float>(0), 1e-5F, type), bound);
 
       const std::vector<std::int32_t> slots = shuffled(37 * 2, 4);
-      const DeviceArray<std::int32_t> row_of_slot = gpu::rows_of_slots(array_of(slots), 0);
+      const DeviceArray<std::int32_t> row_of_slot = array_of(inverse(slots));
       expect_close(gpu::gather_slots(on_gpu(x), 0, row_of_slot, 2, type), gather_slots(x, slots, 2, type), kExact);
 
       const Tensor rows = random_tensor(74, d, 5, type);
@@ -125,7 +133,7 @@ TEST(GpuKernelsTest, RowsAreThoseOfTheCpu) {
       Tensor expected = copy_to(Device::cpu, on_gpu(x));
       add_weighted(expected, 0, rows, {weights.data<float>(), 74}, 2, slots);
       const std::vector<std::int32_t> last = {73, 71, 72, 70};  // of the last two tokens
-      const DeviceArray<std::int32_t> row_of_last = gpu::rows_of_slots(array_of(last), 70);
+      const DeviceArray<std::int32_t> row_of_last = array_of(inverse(last, 70));
       expect_close(gpu::gather_slots(on_gpu(x), 35, row_of_last, 2, type), gather_slots(x, last, 2, type), kExact);
       gpu::add_weighted(sum, 35, on_gpu(rows.rows(0, 4)), on_gpu(weights.rows(35, 37)), row_of_last);
       add_weighted(expected, 35, rows.rows(0, 4), {weights.data<float>(), 74}, 2, last);
@@ -137,22 +145,17 @@ TEST(GpuKernelsTest, RowsAreThoseOfTheCpu) {
   }
 }
 
-TEST(GpuKernelsTest, SlotsAreOrderedStably) {
-  for (const int n_experts : {1, 8, 60, 512}) {
+TEST(GpuKernelsTest, SlotsLieByPlaceInTheirOrder) {
+  for (const int n_places : {1, 8, 60, 512}) {
     std::mt19937 generator(7);
-    std::vector<std::int32_t> experts(10000);
-    for (auto& expert : experts) expert = static_cast<std::int32_t>(generator() % static_cast<unsigned>(n_experts));
-    std::vector<std::int32_t> expected(experts.size());
-    std::iota(expected.begin(), expected.end(), 0);
-    std::ranges::stable_sort(expected, {}, [&](std::int32_t slot) { return experts[static_cast<std::size_t>(slot)]; });
-    const gpu::SlotOrder order = gpu::order_slots(array_of(experts), n_experts);
-    EXPECT_EQ(order.slots.to_host(), expected);
-    const std::vector<std::int32_t> begins = order.begins.to_host();
-    ASSERT_EQ(begins.size(), static_cast<std::size_t>(n_experts) + 1);
-    for (int e = 0; e <= n_experts; ++e)
-      EXPECT_EQ(begins[static_cast<std::size_t>(e)], std::ranges::count_if(experts, [&](int x) { return x < e; }));
+    std::vector<std::int32_t> places(10000);
+    for (auto& place : places) place = static_cast<std::int32_t>(generator() % static_cast<unsigned>(n_places));
+    std::vector<std::int32_t> slots(places.size());
+    std::iota(slots.begin(), slots.end(), 0);
+    std::ranges::stable_sort(slots, {}, [&](std::int32_t slot) { return places[static_cast<std::size_t>(slot)]; });
+    EXPECT_EQ(gpu::rows_of_slots(array_of(places), n_places).to_host(), inverse(slots));
   }
-  EXPECT_EQ(gpu::order_slots(DeviceArray<std::int32_t>(), 3).begins.to_host(), std::vector<std::int32_t>(4));
+  EXPECT_EQ(gpu::rows_of_slots(DeviceArray<std::int32_t>(), 3).size(), 0U);
 }
 
 TEST(GpuKernelsTest, RouterLogitsAreThoseOfTheCpuAndARowsBitsItsOwn) {

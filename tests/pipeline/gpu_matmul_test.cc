@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "parallel/device/device_memory.h"
-#include "pipeline/kernels/cuda/activation_core.h"
 #include "pipeline/kernels/cuda/group_arguments.h"
 #include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
@@ -106,33 +105,6 @@ TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpertByCutlass) {
   expect_rows_to_meet_the_weights_of_their_expert(gpu::make_cutlass_grouped_matmul, DType::bf16, GetParam(), 24, 16);
 }
 
-// Gate's rows of an expert's weights, then up's.
-TEST(GatedMatmulTest, GateAndUpAreThoseOfAnExpertByAnyKind) {
-  constexpr std::int64_t kInner = 16;
-  const Tensor weights = random_tensor(DType::bf16, 3 * 2 * kInner, 24, 3);
-  const Tensor rows = random_tensor(DType::bf16, 40, 24, 4);
-  const std::vector<std::int32_t> rows_per_expert = {33, 0, 7};
-  for (const Activation activation : {Activation::silu, Activation::gelu}) {
-    for (const MakeGroupedMatmul make : {gpu::make_cublaslt_grouped_matmul, gpu::make_cutlass_grouped_matmul}) {
-      const auto experts = make({copy_to(Device::gpu, weights), 3}, DType::f32);
-      const Tensor found =
-          copy_to(Device::cpu, experts->run_gated(copy_to(Device::gpu, rows), rows_per_expert, activation));
-      ASSERT_EQ(found.dtype(), DType::bf16);
-      ASSERT_EQ(found.rows(), 40);
-      for (std::int64_t row = 0; row < 40; ++row) {
-        const std::int64_t gate = (row < 33 ? 0 : 2) * 2 * kInner;
-        for (std::int64_t c = 0; c < kInner; ++c) {
-          const float g = product(rows, row, weights, gate + c);
-          const float activated = activation == Activation::silu ? cores::silu(g) : cores::gelu(g);
-          EXPECT_EQ(element(found, row, c),
-                    static_cast<float>(Bf16(activated * product(rows, row, weights, gate + kInner + c))));
-        }
-      }
-    }
-  }
-  EXPECT_EQ(fake_gpu::take_complaints(), "");
-}
-
 TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
   const Tensor rows(DType::bf16, 74, 16);
   const Tensor weights(DType::bf16, std::int64_t{5} * 24, 16);
@@ -150,14 +122,6 @@ TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
     EXPECT_EQ(groups.rows[g], rows.data<Bf16>() + kBegins[g] * 16);
     EXPECT_EQ(groups.weights[g], weights.data<Bf16>() + kExperts[g] * 24 * 16);
     EXPECT_EQ(groups.products[g], out.bytes() + kBegins[g] * 24 * size_of(GetParam()));
-  }
-  Tensor up(GetParam(), 74, 12);
-  const gpu::GroupArguments of_up =
-      gpu::group_arguments(rows, weights, std::vector<std::int32_t>{3, 0, 1, 70, 0}, up, 12);
-  for (std::size_t g = 0; g < kExperts.size(); ++g) {
-    EXPECT_EQ(of_up.shapes[g].n, 12);
-    EXPECT_EQ(of_up.weights[g], weights.data<Bf16>() + (kExperts[g] * 24 + 12) * 16);
-    EXPECT_EQ(of_up.products[g], up.bytes() + kBegins[g] * 12 * size_of(GetParam()));
   }
 }
 

@@ -227,13 +227,6 @@ TEST(RowsCoreTest, WeightedSumsAreThoseOfTheCpu) {
   }
 }
 
-TEST(RowsCoreTest, CountsKeysBelow) {
-  const std::vector<std::int32_t> keys = {0, 0, 2, 2, 2, 5};
-  for (std::int32_t key = 0; key <= 6; ++key)
-    EXPECT_EQ(cores::count_below(keys.data(), 6, key), std::ranges::lower_bound(keys, key) - keys.begin());
-  EXPECT_EQ(cores::count_below(nullptr, 0, 3), 0);
-}
-
 TEST(ActivationCoreTest, ActivationsAreThoseOfTheCpu) {
   std::vector<float> gate;
   for (float x = -30; x <= 30; x += 0.01F) gate.push_back(x);

@@ -3,7 +3,6 @@
 
 #include <cute/tensor.hpp>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
-#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
 #include <cutlass/gemm/collective/collective_builder.hpp>
 #include <cutlass/gemm/group_array_problem_shape.hpp>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
@@ -12,7 +11,6 @@
 #include "parallel/device/device_array.h"
 #include "parallel/device/stream.h"
 #include "parallel/failed_call.h"
-#include "pipeline/kernels/cuda/activation_core.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
 
 namespace switchyard::gpu {
@@ -30,48 +28,14 @@ using Shape = cute::Shape<int, int, int>;
 using Tile = cute::Shape<cute::_128, cute::_256, cute::_64>;
 using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
 
-namespace fusion = cutlass::epilogue::fusion;
-
-template <typename T>
-struct Silu;
-template <int kElements>
-struct Silu<cutlass::Array<float, kElements>> {
-  __device__ cutlass::Array<float, kElements> operator()(cutlass::Array<float, kElements> x) const {
-    SWITCHYARD_UNROLL
-    for (int i = 0; i < kElements; ++i) x[i] = cores::silu(x[i]);
-    return x;
-  }
-};
-
-template <template <typename> typename Function, typename Out, typename... Operands>
-using Applied =
-    fusion::Sm90EVT<fusion::Sm90Compute<Function, Out, float, cutlass::FloatRoundStyle::round_to_nearest>, Operands...>;
-
-// What becomes of a sum, with the matrix that it needs for that, if any.
 template <typename Out>
-struct Plain {
-  using Gate = void;
-  using Product = Out;
-  using Fusion = fusion::LinearCombination<Out, float, void>;
-};
-struct SiluGated {
-  using Gate = float;
-  using Product = bfloat16_t;
-  using Fusion =
-      Applied<cutlass::multiplies, Product, Applied<Silu, float, fusion::Sm90SrcFetch<Gate>>, fusion::Sm90AccFetch>;
-};
-
-template <typename Use>
 struct Kernel {
   static constexpr int kAlignment = kCutlassMultiple;
-  static constexpr int kGateAlignment = 16 / static_cast<int>(sizeof(float));
-  using Gate = typename Use::Gate;
-  using Out = typename Use::Product;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Gate, RowMajor*, kGateAlignment, Out, RowMajor*,
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, RowMajor*, kAlignment, Out, RowMajor*,
       16 / static_cast<int>(sizeof(Out)), cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative,
-      typename Use::Fusion>::CollectiveOp;
+      cutlass::epilogue::fusion::LinearCombination<Out, float, void>>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, bfloat16_t, RowMajor*, kAlignment, bfloat16_t, ColumnMajor*,
       kAlignment, float, Tile, Cluster,
@@ -103,10 +67,9 @@ T* as(const void* array) {
   return static_cast<T*>(const_cast<void*>(array));
 }
 
-template <typename Use>
-void run(const GroupedProduct& product, const void* const* gates) {
-  using K = Kernel<Use>;
-  using Out = typename K::Out;
+template <typename Out>
+void run(const GroupedProduct& product) {
+  using K = Kernel<Out>;
   static const int multiprocessors = cutlass::KernelHardwareInfo::query_device_multiprocessor_count(current_device());
   typename K::Gemm::Arguments arguments{
       cutlass::gemm::GemmUniversalMode::kGrouped,
@@ -115,13 +78,8 @@ void run(const GroupedProduct& product, const void* const* gates) {
        as<const bfloat16_t*>(product.weights), as<typename K::InStride>(product.in_strides)},
       {{}, nullptr, nullptr, as<Out*>(product.products), as<typename K::OutStride>(product.out_strides)},
       {current_device(), multiprocessors}};
-  if constexpr (std::is_void_v<typename K::Gate>) {
-    arguments.epilogue.thread.alpha = 1;
-    arguments.epilogue.thread.beta = 0;
-  } else {
-    arguments.epilogue.ptr_C = as<const typename K::Gate*>(gates);
-    arguments.epilogue.dC = as<typename K::OutStride>(product.out_strides);
-  }
+  arguments.epilogue.thread.alpha = 1;
+  arguments.epilogue.thread.beta = 0;
   typename K::Gemm gemm;
   check(K::Gemm::can_implement(arguments), "can_implement of CUTLASS");
   DeviceArray<std::byte> workspace(K::Gemm::get_workspace_size(arguments));
@@ -142,9 +100,7 @@ std::optional<std::string> why_no_cutlass() {
 }
 
 void run_cutlass(const GroupedProduct& product, DType out) {
-  out == DType::f32 ? run<Plain<float>>(product, nullptr) : run<Plain<bfloat16_t>>(product, nullptr);
+  out == DType::f32 ? run<float>(product) : run<bfloat16_t>(product);
 }
-
-void run_cutlass_silu_gated(const GroupedProduct& product, const void* const* gates) { run<SiluGated>(product, gates); }
 
 }  // namespace switchyard::gpu

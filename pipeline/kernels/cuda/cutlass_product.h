@@ -34,8 +34,4 @@ std::optional<std::string> why_no_cutlass();
 /// order. Throws Error when it cannot be launched.
 void run_cutlass(const GroupedProduct& product, DType out);
 
-/// The same, each sum times silu of its gate before it is rounded to bf16. gates: of each group [m, n] f32, rows of the
-/// products' stride.
-void run_cutlass_silu_gated(const GroupedProduct& product, const void* const* gates);
-
 }  // namespace switchyard::gpu

@@ -17,7 +17,7 @@ struct GatedExperts {
   Activation activation = Activation::silu;
 };
 
-/// As run_experts of the CPU, by the same rounding: gate and up stay f32 until they are multiplied. In bf16 that writes
+/// As run_experts of the CPU, by the same rounding: gate and up stay f32 until they are activated. In bf16 that writes
 /// and reads twice the bytes between the two products; in return a GPU's record differs from a CPU's by the order of
 /// sums alone. rows [n, d] grouped -> [n, d] of the same type. In the compute stream.
 Tensor run_experts(TensorView rows, std::span<const std::int32_t> rows_per_expert, const GatedExperts& experts);

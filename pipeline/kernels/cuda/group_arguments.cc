@@ -3,9 +3,8 @@
 namespace switchyard::gpu {
 
 GroupArguments group_arguments(TensorView rows, TensorView weights, std::span<const std::int32_t> rows_per_expert,
-                               Tensor& out, std::int64_t first) {
+                               Tensor& out) {
   GroupArguments groups;
-  const std::int64_t weights_of_expert = weights.rows() / static_cast<std::int64_t>(rows_per_expert.size());
   std::int64_t begin = 0;
   std::int64_t expert = 0;
   for (const std::int32_t n : rows_per_expert) {
@@ -13,7 +12,7 @@ GroupArguments group_arguments(TensorView rows, TensorView weights, std::span<co
       groups.shapes.push_back(
           {.m = n, .n = static_cast<std::int32_t>(out.cols()), .k = static_cast<std::int32_t>(rows.cols())});
       groups.rows.push_back(rows.bytes() + begin * rows.row_bytes());
-      groups.weights.push_back(weights.bytes() + (expert * weights_of_expert + first) * weights.row_bytes());
+      groups.weights.push_back(weights.bytes() + expert * out.cols() * weights.row_bytes());
       groups.products.push_back(out.bytes() + begin * out.row_bytes());
     }
     begin += n;

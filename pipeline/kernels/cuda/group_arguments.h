@@ -17,8 +17,8 @@ struct GroupArguments {
 };
 
 /// Of the counts, which the host has at hand, so that nothing waits for a GPU. rows [n, n_in] grouped by expert,
-/// weights [n_experts * m, n_in], out [n, n_out]: products with those of an expert's m weight rows from `first` on.
+/// weights [n_experts * n_out, n_in], out [n, n_out].
 GroupArguments group_arguments(TensorView rows, TensorView weights, std::span<const std::int32_t> rows_per_expert,
-                               Tensor& out, std::int64_t first = 0);
+                               Tensor& out);
 
 }  // namespace switchyard::gpu

@@ -5,7 +5,6 @@
 #include <span>
 
 #include "parallel/tensor.h"
-#include "pipeline/kernels/cuda/activation.h"
 
 namespace switchyard::gpu {
 
@@ -17,11 +16,6 @@ class GroupedMatmul {
   /// rows [n, n_in] of the weights' type, the first rows_per_expert[0] of them the first expert's, and so on -> [n,
   /// n_out] of the type that it was made for. In the compute stream.
   virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) = 0;
-  /// The same for weights that are each expert's gate, then its up, of as many rows: activation(gate * x) . (up * x) ->
-  /// [n, n_out / 2] of the rows' type, whatever type it was made for. Neither is rounded before they are multiplied.
-  virtual Tensor run_gated(TensorView rows, std::span<const std::int32_t> rows_per_expert, Activation activation) {
-    return activate(run(rows, rows_per_expert), activation, rows.dtype());
-  }
 };
 
 /// Weights of experts of one shape, in GPU memory, one after another: [n_experts * n_out, n_in].

@@ -84,12 +84,6 @@ __global__ void add_rows_kernel(const float* rows, std::int64_t n, float* x) {
   if (i < n) x[i] += rows[i];
 }
 
-__global__ void invert_kernel(const std::int32_t* slots, std::int32_t first, std::int32_t n,
-                              std::int32_t* row_of_slot) {
-  const auto i = static_cast<std::int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i < n) row_of_slot[slots[i] - first] = i;
-}
-
 /// Calls work with a null pointer to the element type, and with the width of packs of rows of so many columns.
 template <typename Work>
 void with_type_and_packs(DType type, std::int64_t columns, Work work) {
@@ -151,16 +145,6 @@ Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
   });
   check_launch("rms_norm_kernel");
   return y;
-}
-
-DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& slots, std::int64_t first) {
-  DeviceArray<std::int32_t> row_of_slot(slots.size());
-  if (slots.size() == 0) return row_of_slot;
-  const auto n = static_cast<std::int32_t>(slots.size());
-  invert_kernel<<<blocks_for(n, kThreads), kThreads, 0, compute_stream().handle()>>>(
-      slots.data(), static_cast<std::int32_t>(first), n, row_of_slot.data());
-  check_launch("invert_kernel");
-  return row_of_slot;
 }
 
 Tensor gather_slots(TensorView h, std::int64_t first, const DeviceArray<std::int32_t>& row_of_slot, int top_k,

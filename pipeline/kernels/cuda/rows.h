@@ -14,9 +14,6 @@ Tensor embed(TensorView table, const DeviceArray<std::uint32_t>& tokens, float s
 /// x [n, d] f32 / sqrt(mean(x^2) + epsilon) * weight [1, d] f32 -> [n, d] of type `out`.
 Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out);
 
-/// Where each slot's row is: row slots[i] - first of the result is i, for all of the m slots from `first` on.
-DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& slots, std::int64_t first);
-
 /// Each token's row for each of its slots: of h [n, d] f32, for m / top_k tokens from `first` on, row row_of_slot[j] of
 /// the result [m, d] is that of token first + j / top_k, converted to `out`, in memory of that source. row_of_slot [m]:
 /// a permutation.

@@ -44,19 +44,4 @@ SWITCHYARD_CORE Pack<float, kWidth> weighted_sum(const T* rows, std::int64_t wid
   return sums;
 }
 
-/// Of ascending keys, how many are below `key`.
-SWITCHYARD_CORE std::int32_t count_below(const std::int32_t* keys, std::int32_t n, std::int32_t key) {
-  std::int32_t low = 0;
-  std::int32_t high = n;
-  while (low < high) {
-    const std::int32_t middle = low + (high - low) / 2;
-    if (keys[middle] < key) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
 }  // namespace switchyard::cores

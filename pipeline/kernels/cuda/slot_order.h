@@ -6,13 +6,8 @@
 
 namespace switchyard::gpu {
 
-/// Slots by the expert they go to, slot order kept within an expert.
-struct SlotOrder {
-  DeviceArray<std::int32_t> slots;   // [n] row -> slot
-  DeviceArray<std::int32_t> begins;  // [n_experts + 1] first row of each expert; last: n
-};
-
-/// experts [n]: of each slot, below n_experts. In the compute stream.
-SlotOrder order_slots(const DeviceArray<std::int32_t>& experts, int n_experts);
+/// The row of each slot where slots lie by place, slot order kept within a place. places [n]: of each slot, below
+/// n_places. In the compute stream.
+DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& places, int n_places);
 
 }  // namespace switchyard::gpu

@@ -17,6 +17,7 @@
 #include "pipeline/kernels/cuda/router.h"
 #include "pipeline/kernels/cuda/router_logits.h"
 #include "pipeline/kernels/cuda/rows.h"
+#include "pipeline/kernels/cuda/slot_order.h"
 #include "pipeline/kernels/cuda/token_loss.h"
 #include "pipeline/model/cuda/make_grouped_matmul.h"
 #include "pipeline/model/cuda/weight_uploads.h"
@@ -232,21 +233,15 @@ class GpuFusedAttention : public BatchAttention {
   const gpu::DeviceRope& rope_;
 };
 
-bool is_identity(std::span<const std::int32_t> order) {
-  for (std::size_t i = 0; i < order.size(); ++i)
-    if (order[i] != static_cast<std::int32_t>(i)) return false;
-  return true;
-}
-
 class GpuRows : public PlannedRows {
  public:
   GpuRows(const ExchangePlan& plan, int top_k, DType type, BufferSource* to_send)
       : plan_(plan),
-        row_of_slot_(gpu::rows_of_slots(DeviceArray<std::int32_t>(plan.pack_order()), plan.first_slot())),
+        row_of_slot_(gpu::rows_of_slots(DeviceArray<std::int32_t>(plan.places()), plan.n_places())),
         top_k_(top_k),
         type_(type),
         to_send_(to_send) {
-    if (!is_identity(plan.group_order())) group_order_.emplace(plan.group_order());
+    if (!plan.arrives_grouped()) group_order_.emplace(std::span<const std::int32_t>(plan.group_order()));
   }
 
   Tensor pack(TensorView h) const override {

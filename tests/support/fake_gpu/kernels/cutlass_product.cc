@@ -1,7 +1,6 @@
 #include "pipeline/kernels/cuda/cutlass_product.h"
 
 #include "parallel/bf16.h"
-#include "pipeline/kernels/cuda/activation_core.h"
 #include "tests/support/fake_gpu/fake_gpu.h"
 
 /// The kernel of cutlass_product.cu: what its arguments ask for.
@@ -9,10 +8,10 @@ namespace switchyard::gpu {
 namespace {
 
 template <typename Out>
-void multiply(const GroupedProduct& product, const void* const* gates = nullptr) {
+void multiply(const GroupedProduct& product) {
   fake_gpu::launch(
-      {product.shapes, product.rows, product.weights, product.products, product.in_strides, product.out_strides, gates},
-      [product, gates] {
+      {product.shapes, product.rows, product.weights, product.products, product.in_strides, product.out_strides},
+      [product] {
         for (std::int32_t g = 0; g < product.n_groups; ++g) {
           const GroupShape& shape = product.shapes[g];
           const auto* const rows = static_cast<const Bf16*>(product.rows[g]);
@@ -24,8 +23,6 @@ void multiply(const GroupedProduct& product, const void* const* gates = nullptr)
               for (std::int32_t k = 0; k < shape.k; ++k)
                 sum += static_cast<float>(rows[i * product.in_strides[g] + k]) *
                        static_cast<float>(weights[j * product.in_strides[g] + k]);
-              if (gates != nullptr)
-                sum *= cores::silu(static_cast<const float*>(gates[g])[i * product.out_strides[g] + j]);
               products[i * product.out_strides[g] + j] = Out(sum);
             }
           }
@@ -40,7 +37,5 @@ std::optional<std::string> why_no_cutlass() { return std::nullopt; }
 void run_cutlass(const GroupedProduct& product, DType out) {
   out == DType::f32 ? multiply<float>(product) : multiply<Bf16>(product);
 }
-
-void run_cutlass_silu_gated(const GroupedProduct& product, const void* const* gates) { multiply<Bf16>(product, gates); }
 
 }  // namespace switchyard::gpu

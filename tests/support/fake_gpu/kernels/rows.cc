@@ -62,15 +62,6 @@ Tensor rms_norm(TensorView x, TensorView weight, float epsilon, DType out) {
   return y;
 }
 
-DeviceArray<std::int32_t> rows_of_slots(const DeviceArray<std::int32_t>& slots, std::int64_t first) {
-  DeviceArray<std::int32_t> row_of_slot(slots.size());
-  fake_gpu::launch({slots.data(), row_of_slot.data()},
-                   [=, slots = slots.data(), to = row_of_slot.data(), n = static_cast<std::int32_t>(slots.size())] {
-                     for (std::int32_t i = 0; i < n; ++i) to[slots[i] - first] = i;
-                   });
-  return row_of_slot;
-}
-
 Tensor gather_slots(TensorView h, std::int64_t first, const DeviceArray<std::int32_t>& row_of_slot, int top_k,
                     DType out, BufferSource* memory) {
   Tensor rows(out, static_cast<std::int64_t>(row_of_slot.size()), h.cols(), Device::gpu, memory);
