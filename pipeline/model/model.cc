@@ -191,7 +191,6 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   observer.ffn_input(moe_layer, h);
   Routing routing = layer.router->route(h, "layer " + std::to_string(layer.index));
   observer.decide(moe_layer, routing);
-  const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
   watch.lap(Part::router, moe_layer);
 
   const std::vector<ExchangePlan> plans = ExchangePlan::make_parts(
@@ -203,7 +202,8 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
     parts.push_back({plan, std::move(rows), std::move(out)});
   }
   watch.lap(Part::dispatch, moe_layer);
-  observer.observe(moe_layer, std::move(routing), plans);  // ... while this is recorded
+  const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
+  observer.observe(moe_layer, std::move(routing), plans);      // ... while this is recorded
   watch.lap(Part::record, moe_layer);
   Branch branch(x, layer.ffn_post_norm.get(), *backend);
   if (layer.shared) {  // ... and every token visits these

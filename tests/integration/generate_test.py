@@ -81,9 +81,7 @@ class Generate(support.TestCase):
                 out = self.folder / f"{name}-{ranks}-{more[0]}"
                 self.switchyard(*self.options(corpus, out, *drawn, *more), ranks=ranks)
                 self.assert_same_rows(self.folder / f"{name}1" / "routing.h5", out / "routing.h5")
-                a, b = support.integer_tables(self.folder / f"{name}1" / "stats.h5"), support.integer_tables(out / "stats.h5")
-                for table in a:
-                    self.assertTrue((a[table] == b[table]).all(), table)
+                self.assert_same_tables(self.folder / f"{name}1" / "stats.h5", out / "stats.h5")
         greedy, drawn = (read(self.folder / f"{name}1" / "routing.h5", "documents/response")[0] for name in ("greedy", "drawn"))
         self.assertGreater(sum(a != b for a, b in zip(greedy, drawn)), 10)
         self.assertGreater(sum(len(text) > 10 for text in greedy), 10)
@@ -157,9 +155,7 @@ class Generate(support.TestCase):
             process.wait()
             self.switchyard(*options(out), ranks=second)
             self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
-            a, b = support.integer_tables(reference / "stats.h5"), support.integer_tables(out / "stats.h5")
-            for table in a:
-                self.assertTrue((a[table] == b[table]).all(), table)
+            self.assert_same_tables(reference / "stats.h5", out / "stats.h5")
         self.assertGreaterEqual(interrupted, 1)
 
     def test_prompts_are_the_template_and_are_cut_to_leave_room(self):
@@ -218,9 +214,7 @@ class Generate(support.TestCase):
         self.switchyard(*self.options(corpus, self.folder / "counts", "--record", "counts"), ranks=2)
         for name in ("documents/response", "documents/n_tokens", "documents/first_token"):
             self.assertEqual(read(self.folder / "rows" / "routing.h5", name)[0].tolist(), read(self.folder / "counts" / "routing.h5", name)[0].tolist())
-        a, b = (support.integer_tables(self.folder / name / "stats.h5") for name in ("rows", "counts"))
-        for table in a:
-            self.assertTrue((a[table] == b[table]).all(), table)
+        self.assert_same_tables(self.folder / "rows" / "stats.h5", self.folder / "counts" / "stats.h5")
 
     def test_what_it_says(self):
         corpus = self.text_prompts()

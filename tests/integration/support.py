@@ -95,6 +95,14 @@ class TestCase(unittest.TestCase):
             compared += a[name].size
         self.assertGreater(compared, 0)
 
+    def assert_same_tables(self, first, second):
+        """Integer statistics of two stats files that do not depend on the number of ranks."""
+        a, b = integer_tables(first), integer_tables(second)
+        self.assertEqual(sorted(a), sorted(b))
+        self.assertGreater(len(a), 20)
+        for table in a:
+            np.testing.assert_array_equal(a[table], b[table], table)
+
     def write_text_corpus(self, name="corpus.jsonl", documents=40, seed=0):
         """Documents of unequal length made of the words of this repository's licence."""
         rng = np.random.default_rng(seed)

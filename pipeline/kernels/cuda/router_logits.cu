@@ -75,8 +75,10 @@ __global__ void __launch_bounds__(kBlock)
       for (int t = 0; t < kOwnTokens; ++t) {
         const Four x = cores::load<4>(&own_h[t * kLines + line][k]);
         SWITCHYARD_UNROLL
-        for (int e = 0; e < kOwnExperts; ++e) SWITCHYARD_UNROLL
-        for (int i = 0; i < 4; ++i) sums[t][e] = fmaf(x.at[i], w[e].at[i], sums[t][e]);
+        for (int e = 0; e < kOwnExperts; ++e) {
+          SWITCHYARD_UNROLL
+          for (int i = 0; i < 4; ++i) sums[t][e] = fmaf(x.at[i], w[e].at[i], sums[t][e]);
+        }
       }
     }
   }
