@@ -184,9 +184,9 @@ void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, co
                            const Communicator& comm) {
   const std::string text = value_of(parser, "grouped-matmul");
   if (text.empty()) {
-    const bool has_experts_on_gpu = device.on_gpu() && device.precision == Precision::bf16 && experts.n_experts > 0;
-    const bool can_be_cutlass = has_experts_on_gpu && !why_not(GroupedMatmulKind::cutlass, experts);
-    if (!comm.any(!can_be_cutlass)) device.grouped_matmul = GroupedMatmulKind::cutlass;
+    if (!device.on_gpu() || device.precision == Precision::f32 || experts.n_experts == 0) return;
+    if (!first_reason(why_not(GroupedMatmulKind::cutlass, experts).value_or(""), comm))
+      device.grouped_matmul = GroupedMatmulKind::cutlass;
     return;
   }
   const auto* const kind =
