@@ -62,72 +62,91 @@ void finish_row(const AmxBlock& block, std::int64_t row, void* out) {
 template <Kind kKind>
 class Finisher {
  public:
-  explicit Finisher(const AmxDone& done) : done_(done), out_(static_cast<std::byte*>(done.finish.out)) {}
+  Finisher(const AmxBlock& block, std::byte* out, std::int64_t stride, std::int64_t rows)
+      : block_(&block), out_(out), stride_(stride), rows_(rows) {}
   void next(std::int64_t rows) {
-    for (; rows > 0 && row_ < done_.finish.rows; --rows, ++row_, out_ += done_.finish.stride)
-      finish_row<kKind>(*done_.sums, row_, out_);
+    for (; rows > 0 && row_ < rows_; --rows, ++row_, out_ += stride_) finish_row<kKind>(*block_, row_, out_);
   }
 
  private:
-  const AmxDone& done_;
+  const AmxBlock* block_;
   std::byte* out_;
+  std::int64_t stride_, rows_;
   std::int64_t row_ = 0;
 };
 
 template <Kind kKind>
-SWITCHYARD_AMX void add_block(const std::byte* rows, AmxStrip strip, std::int64_t steps, const AmxBlock* sums,
-                              AmxBlock& to, AmxAhead ahead, const AmxDone& before, const AmxFinish& coming) {
+Finisher<kKind> finisher_of(const AmxTurns& turns) {
+  return {turns.sums[1 - turns.next], turns.out, turns.stride, turns.rows};
+}
+
+/// The loop over blocks is in here because a block's sums take up a page's worth of addresses: what the next block's
+/// first loads need must not come from memory, where it would seem to be among the sums on their way there.
+template <Kind kKind>
+SWITCHYARD_AMX void pass_blocks(const AmxPass& pass, const AmxFinish& finish, AmxTurns& turns) {
   constexpr std::int64_t kTile = 256;        // sums of one
   constexpr std::int64_t kTileBytes = 1024;  // 16 rows of 64 bytes
   constexpr std::int64_t kRowsOfStep = kAmxBlock / (kAmxDepth / 32);
-  Finisher<kKind> finisher(before);
-  std::int64_t coming_rows = coming.kind == Kind::nothing ? 0 : coming.rows;
-  const std::byte* coming_out = static_cast<std::byte*>(coming.out);
-  if (sums != nullptr) {
-    _tile_loadd(0, sums->left.data(), 64);
-    _tile_loadd(1, sums->right.data(), 64);
-    _tile_loadd(2, sums->left.data() + kTile, 64);
-    _tile_loadd(3, sums->right.data() + kTile, 64);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (std::int64_t step = 0; step < steps; ++step) {
-    _tile_stream_loadd(4, rows, 64);
-    _tile_loadd(6, strip.tiles, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_stream_loadd(5, rows + kTileBytes, 64);
-    for (std::int64_t i = 0; i < ahead.of_strip; ++i) {
-      ask_for(ahead.strip + i * 64);
-      ask_for(ahead.strip + strip.stride + i * 64);
+  const std::byte* rows = pass.rows;
+  const std::int64_t steps = pass.steps;
+  const std::int64_t right = pass.strip.stride;
+  AmxAhead ahead = pass.ahead;
+  for (std::int64_t b = 0; b < pass.blocks; ++b) {
+    AmxBlock& to = pass.ends ? turns.sums[turns.next] : pass.sums[b];
+    const std::byte* strip = pass.strip.tiles;
+    Finisher<kKind> finisher = finisher_of<kKind>(turns);
+    std::byte* const out = finish.out + b * finish.block_stride;
+    const std::int64_t out_rows = pass.ends ? std::min(kAmxBlock, finish.rows - b * kAmxBlock) : 0;
+    std::int64_t asked_rows = 0;
+    if (pass.begins) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    } else {
+      const AmxBlock& from = pass.sums[b];
+      _tile_loadd(0, from.left.data(), 64);
+      _tile_loadd(1, from.right.data(), 64);
+      _tile_loadd(2, from.left.data() + kTile, 64);
+      _tile_loadd(3, from.right.data() + kTile, 64);
     }
-    for (std::int64_t i = 0; i < ahead.of_rows; ++i) ask_for(ahead.rows + i * 64);
-    ahead.pass(1);
-    for (std::int64_t i = 0; i < kRowsOfStep && coming_rows > 0; ++i, --coming_rows, coming_out += coming.stride)
-      __builtin_prefetch(coming_out, 1, 3);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_loadd(7, strip.tiles + strip.stride, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kKind != Kind::nothing) finisher.next(kRowsOfStep);
-    _tile_dpbf16ps(3, 5, 7);
-    rows += 2 * kTileBytes;
-    strip.tiles += kTileBytes;
+    for (std::int64_t step = 0; step < steps; ++step) {
+      _tile_stream_loadd(4, rows, 64);
+      _tile_loadd(6, strip, 64);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_stream_loadd(5, rows + kTileBytes, 64);
+      for (std::int64_t i = 0; i < ahead.of_strip; ++i, ahead.strip += 64) {
+        ask_for(ahead.strip);
+        ask_for(ahead.strip + right);
+      }
+      for (std::int64_t i = 0; i < ahead.of_rows; ++i, ahead.rows += 64) ask_for(ahead.rows);
+      for (std::int64_t i = 0; i < kRowsOfStep && asked_rows < out_rows; ++i, ++asked_rows)
+        __builtin_prefetch(out + asked_rows * finish.stride, 1, 3);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_loadd(7, strip + right, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      finisher.next(kRowsOfStep);
+      _tile_dpbf16ps(3, 5, 7);
+      rows += 2 * kTileBytes;
+      strip += kTileBytes;
+    }
+    finisher.next(kAmxBlock);
+    _tile_stored(0, to.left.data(), 64);
+    _tile_stored(1, to.right.data(), 64);
+    _tile_stored(2, to.left.data() + kTile, 64);
+    _tile_stored(3, to.right.data() + kTile, 64);
+    turns.rows = out_rows;
+    if (!pass.ends) continue;
+    turns.out = out;
+    turns.stride = finish.stride;
+    turns.next = 1 - turns.next;
   }
-  if constexpr (kKind != Kind::nothing) finisher.next(kAmxBlock);
-  _tile_stored(0, to.left.data(), 64);
-  _tile_stored(1, to.right.data(), 64);
-  _tile_stored(2, to.left.data() + kTile, 64);
-  _tile_stored(3, to.right.data() + kTile, 64);
 }
 
 /// call with the kind as a constant.
 template <typename Call>
 void with_kind(Kind kind, Call call) {
   switch (kind) {
-    case Kind::nothing:
-      return call.template operator()<Kind::nothing>();
     case Kind::store:
       return call.template operator()<Kind::store>();
     case Kind::add:
@@ -143,26 +162,20 @@ void with_kind(Kind kind, Call call) {
 
 }  // namespace
 
-void amx_add_block(const std::byte* rows, AmxStrip strip, std::int64_t steps, const AmxBlock* sums, AmxBlock& to,
-                   AmxAhead ahead, const AmxDone& before, const AmxFinish& coming) {
-  with_kind(before.finish.kind,
-            [&]<Kind kKind>() { add_block<kKind>(rows, strip, steps, sums, to, ahead, before, coming); });
+void amx_pass_blocks(const AmxPass& pass, const AmxFinish& finish, AmxTurns& turns) {
+  with_kind(finish.kind, [&]<Kind kKind>() { pass_blocks<kKind>(pass, finish, turns); });
 }
 
-void amx_finish_block(const AmxDone& done) {
-  with_kind(done.finish.kind, [&]<Kind kKind>() {
-    if constexpr (kKind != Kind::nothing) Finisher<kKind>(done).next(kAmxBlock);
-  });
+void amx_finish_last(Kind kind, AmxTurns& turns) {
+  with_kind(kind, [&]<Kind kKind>() { finisher_of<kKind>(turns).next(kAmxBlock); });
+  turns.rows = 0;
 }
 
 #else
 
-void amx_add_block(const std::byte*, AmxStrip, std::int64_t, const AmxBlock*, AmxBlock&, const std::byte*, std::int64_t,
-                   const AmxDone&, const AmxFinish&) {
-  std::abort();
-}
+void amx_pass_blocks(const AmxPass&, const AmxFinish&, AmxTurns&) { std::abort(); }
 
-void amx_finish_block(const AmxDone&) { std::abort(); }
+void amx_finish_last(AmxFinish::Kind, AmxTurns&) { std::abort(); }
 
 #endif
 

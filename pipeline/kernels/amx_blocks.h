@@ -33,14 +33,20 @@ class AmxRows {
   /// Where the block of rows from `row` on keeps 32 of k from `at` on: [32, 32].
   std::byte* tiles(std::int64_t row, std::int64_t at) { return memory_.bytes() + offset(row, at); }
   const std::byte* tiles(std::int64_t row, std::int64_t at) const { return memory_.bytes() + offset(row, at); }
+  /// Bytes from a block's tiles to those of the block below.
+  std::int64_t block_stride(std::int64_t at) const { return 2 * kAmxBlock * depth(at); }
   /// Puts n rows [n, k] from `row` on, the first of a block; the rest of their last block becomes 0.
   void set(std::int64_t row, const Bf16* from, std::int64_t n);
 
  private:
   std::int64_t offset(std::int64_t row, std::int64_t at) const {
     const std::int64_t chunk = at / kAmxDepth * kAmxDepth;
-    const std::int64_t depth = k() - chunk < kAmxDepth ? k() - chunk : kAmxDepth;
-    return 2 * (chunk * memory_.rows() + row * depth + (at - chunk) * kAmxBlock);
+    return 2 * (chunk * memory_.rows() + row * depth(at) + (at - chunk) * kAmxBlock);
+  }
+  /// Of the chunk of k that `at` is in.
+  std::int64_t depth(std::int64_t at) const {
+    const std::int64_t chunk = at / kAmxDepth * kAmxDepth;
+    return k() - chunk < kAmxDepth ? k() - chunk : kAmxDepth;
   }
 
   Tensor memory_;
@@ -55,20 +61,20 @@ struct alignas(64) AmxBlock {
   std::array<float, kAmxBlock * kColumns> left, right;
 };
 
-/// What becomes of a block's sums. `out`: of its first row; `stride` bytes to the next; of `rows` rows.
+/// What becomes of the sums of blocks below one another. `out`: of their first row; `stride` bytes to the next within a
+/// block, `block_stride` from block to block; of `rows` rows.
 struct AmxFinish {
   enum class Kind : std::uint8_t {
-    nothing,
     store,   // f32 [rows, 32] = sums
     add,     // f32 [rows, 32] += sums
     narrow,  // bf16 [rows, 32] = sums
     silu,    // bf16 [rows, 16] = silu(left) * right
     gelu     // bf16 [rows, 16] = gelu(left) * right
   };
-  Kind kind = Kind::nothing;
-  void* out = nullptr;
-  std::int64_t stride = 0;
-  std::int64_t rows = 0;
+  Kind kind;
+  std::byte* out;
+  std::int64_t stride, block_stride;
+  std::int64_t rows;
 };
 
 /// Part of a strip: from `tiles` on, its second column of tiles `stride` bytes behind its first.
@@ -77,40 +83,49 @@ struct AmxStrip {
   std::int64_t stride;
 };
 
-/// A block and what becomes of it.
-struct AmxDone {
-  const AmxBlock* sums = nullptr;
-  AmxFinish finish;
-};
-
 /// Lines that are asked for at each step: `of_strip` of either column of a strip, `of_rows` of rows' tiles.
 struct AmxAhead {
   const std::byte* strip = nullptr;
   std::int64_t of_strip = 0;
   const std::byte* rows = nullptr;
   std::int64_t of_rows = 0;
-
-  void pass(std::int64_t steps) {
-    strip += steps * of_strip * 64;
-    rows += steps * of_rows * 64;
-  }
 };
 
-/// to = sums (nullptr: 0) + rows' tiles * strip, `steps` of 32 long. At each step lines are asked for of what is read
-/// next and of what `coming`, the finish of this block, will write; and some rows of a block that was summed before are
-/// finished: the vector units are idle meanwhile.
-void amx_add_block(const std::byte* rows, AmxStrip strip, std::int64_t steps, const AmxBlock* sums, AmxBlock& to,
-                   AmxAhead ahead, const AmxDone& before, const AmxFinish& coming);
-void amx_finish_block(const AmxDone& done);
+/// Blocks that pass a part of a strip one below the other.
+struct AmxPass {
+  const std::byte* rows;  // their tiles
+  AmxStrip strip;
+  std::int64_t steps;  // of 32 of k
+  std::int64_t blocks;
+  bool begins;     // sums are 0 before it
+  bool ends;       // sums are whole after it
+  AmxBlock* sums;  // [blocks] before it, unless it begins; after it, unless it ends
+  AmxAhead ahead;
+};
+
+/// Sums that are whole and not yet finished: in turns one block is finished while the next is summed.
+struct AmxTurns {
+  std::array<AmxBlock, 2> sums;
+  std::size_t next = 0;               // which the next block takes
+  std::byte* out = nullptr;           // of the one before
+  std::int64_t stride = 0, rows = 0;  // rows: 0 where there is none
+};
+
+/// sums += rows' tiles * strip. At each step lines are asked for of what is read next, and, where the pass ends, of
+/// what this block's finish will write; and some rows of the block that was summed before are finished: the vector
+/// units are idle meanwhile. finish: of the pass' blocks where it ends, else its kind alone counts.
+void amx_pass_blocks(const AmxPass& pass, const AmxFinish& finish, AmxTurns& turns);
+/// Finishes the last block.
+void amx_finish_last(AmxFinish::Kind kind, AmxTurns& turns);
 
 /// Blocks of sums that amx_multiply_blocks keeps.
 constexpr std::int64_t amx_kept_blocks(std::int64_t rows, std::int64_t n, std::int64_t k) {
   return rows / kAmxBlock * (k > amx_span(k) ? n / kAmxBlock : 1);
 }
 
-/// Products of left's rows [row, row + rows) with packed [k, n] of amx_pack_columns; finish_of(r, column): the
-/// AmxFinish of the block there, r from 0 on. row, rows: multiples of kAmxBlock; packed: 64-byte aligned; sums: room
-/// for amx_kept_blocks.
+/// Products of left's rows [row, row + rows) with packed [k, n] of amx_pack_columns; finish_of(column): the AmxFinish
+/// of the blocks there, all of one kind. row, rows: multiples of kAmxBlock; packed: 64-byte aligned; sums: room for
+/// amx_kept_blocks.
 template <typename FinishOf>
 void amx_multiply_blocks(const AmxRows& left, std::int64_t row, std::int64_t rows, const std::byte* packed,
                          std::int64_t n, AmxBlock* sums, FinishOf finish_of) {
@@ -121,38 +136,35 @@ void amx_multiply_blocks(const AmxRows& left, std::int64_t row, std::int64_t row
   const std::int64_t blocks = rows / kAmxBlock;
   AmxAhead ahead;
   ahead.of_strip = std::clamp<std::int64_t>(16 / blocks, 1, 4);  // a step has 16 lines of a column
-  std::array<AmxBlock, 2> whole;                                 // in turns: one is finished while the other is summed
-  std::size_t turn = 0;
-  AmxDone before;
+  AmxTurns turns;
   const std::int64_t span = amx_span(k);
   for (std::int64_t begin = 0; begin < k; begin += span) {
     const std::int64_t end = std::min(k, begin + span);
     ahead.rows = left.tiles(row, std::min(end, k - 32));
     ahead.of_rows = end < k ? (kAmxBlock * kAmxBlock + n - 1) / n : 0;
     for (std::int64_t column = 0; column < n; column += kAmxBlock) {
-      AmxBlock* const of_strip = sums + (k > span ? column / kAmxBlock * blocks : 0);
+      const AmxFinish finish = finish_of(column);
       for (std::int64_t at = begin; at < end; at += kAmxDepth) {
         const std::int64_t steps = std::min(kAmxDepth, end - at) / 32;
-        const bool last = at + steps * 32 == k;
         ahead.strip = part(column, at + steps * 32);
         if (at + steps * 32 == end) {
           const std::byte* const behind = end < k ? part(0, end) : part(n, 0);  // where the next panel may begin
           ahead.strip = column + kAmxBlock < n ? part(column + kAmxBlock, begin) : behind;
         }
-        for (std::int64_t b = 0; b < blocks; ++b, ahead.pass(steps)) {
-          AmxBlock& to = last ? whole[turn] : of_strip[b];
-          const AmxFinish coming = last ? finish_of(b * kAmxBlock, column) : AmxFinish();
-          amx_add_block(left.tiles(row + b * kAmxBlock, at), {part(column, at), stride}, steps,
-                        at > 0 ? of_strip + b : nullptr, to, ahead, before, coming);
-          before = {};
-          if (!last) continue;
-          before = {&to, coming};
-          turn = 1 - turn;
-        }
+        amx_pass_blocks({.rows = left.tiles(row, at),
+                         .strip = {part(column, at), stride},
+                         .steps = steps,
+                         .blocks = blocks,
+                         .begins = at == 0,
+                         .ends = at + steps * 32 == k,
+                         .sums = sums + (k > span ? column / kAmxBlock * blocks : 0),
+                         .ahead = ahead},
+                        finish, turns);
+        ahead.rows += blocks * steps * ahead.of_rows * 64;
       }
     }
   }
-  amx_finish_block(before);
+  amx_finish_last(finish_of(0).kind, turns);
 }
 
 }  // namespace switchyard

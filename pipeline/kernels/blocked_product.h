@@ -50,10 +50,11 @@ class PanelQueue {
   std::atomic<std::size_t> next_piece_ = 0;
 };
 
-/// A finish that writes a block into rows [row, end) of `out`, from a column on.
+/// A finish that writes blocks into rows [row, end) of `out`, from a column on.
 template <typename T>
 AmxFinish write_to(AmxFinish::Kind kind, Tensor& out, std::int64_t row, std::int64_t end, std::int64_t column) {
-  return {kind, out.row<T>(row).data() + column, out.row_bytes(), std::min(end - row, kAmxBlock)};
+  return {kind, reinterpret_cast<std::byte*>(out.row<T>(row).data() + column), out.row_bytes(),
+          kAmxBlock * out.row_bytes(), end - row};
 }
 
 }  // namespace switchyard

@@ -190,26 +190,23 @@ void activate_blocks(const GatedFfn& expert, int panel, const AmxRows& left, con
                      AmxRows& activation) {
   const std::int64_t first = panel * expert.gate_up.panel() / 2;
   const AmxFinish::Kind kind = expert.activation == Activation::silu ? AmxFinish::Kind::silu : AmxFinish::Kind::gelu;
-  multiply_blocks(expert.gate_up, panel, left, piece.at, amx_block_rows(piece.rows()),
-                  [&](std::int64_t r, std::int64_t column) {
-                    const std::int64_t at = first + column / 2;  // 16 columns of a row of 32
-                    std::byte* out = activation.tiles(piece.at + r, at / 32 * 32) + at % 32 * 2;
-                    return AmxFinish{kind, out, 64, kAmxBlock};
-                  });
+  multiply_blocks(expert.gate_up, panel, left, piece.at, amx_block_rows(piece.rows()), [&](std::int64_t column) {
+    const std::int64_t at = first + column / 2;  // 16 columns of a row of 32
+    std::byte* out = activation.tiles(piece.at, at / 32 * 32) + at % 32 * 2;
+    return AmxFinish{kind, out, 64, activation.block_stride(at), amx_block_rows(piece.rows())};
+  });
 }
 
 /// A piece's results from one panel of down.
 void write_blocks(const Work& work, int panel, const AmxRows& activation, const Segment& piece) {
   const PackedWeights& down = work.experts[piece.expert].down;
   const std::int64_t first = panel * down.panel();
-  multiply_blocks(down, panel, activation, piece.at, amx_block_rows(piece.rows()),
-                  [&](std::int64_t r, std::int64_t column) {
-                    const std::int64_t row = piece.begin + r;
-                    if (work.out.dtype() == DType::bf16)
-                      return write_to<Bf16>(AmxFinish::Kind::narrow, work.out, row, piece.end, first + column);
-                    const AmxFinish::Kind kind = work.add ? AmxFinish::Kind::add : AmxFinish::Kind::store;
-                    return write_to<float>(kind, work.out, row, piece.end, first + column);
-                  });
+  multiply_blocks(down, panel, activation, piece.at, amx_block_rows(piece.rows()), [&](std::int64_t column) {
+    if (work.out.dtype() == DType::bf16)
+      return write_to<Bf16>(AmxFinish::Kind::narrow, work.out, piece.begin, piece.end, first + column);
+    const AmxFinish::Kind kind = work.add ? AmxFinish::Kind::add : AmxFinish::Kind::store;
+    return write_to<float>(kind, work.out, piece.begin, piece.end, first + column);
+  });
 }
 
 void run_in_blocks(const Work& work) {

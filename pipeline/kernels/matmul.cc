@@ -62,8 +62,8 @@ void multiply_in_blocks(TensorView in, const PackedWeights& weights, Tensor& out
       const auto panel = static_cast<int>(task % weights.n_panels());
       const std::int64_t begin = task / weights.n_panels() * kBlockedRows;
       const std::int64_t n_rows = std::min(in.rows() - begin, kBlockedRows);
-      multiply_blocks(weights, panel, left, begin, amx_block_rows(n_rows), [&](std::int64_t r, std::int64_t column) {
-        return write_to<float>(kind, out, begin + r, begin + n_rows, panel * weights.panel() + column);
+      multiply_blocks(weights, panel, left, begin, amx_block_rows(n_rows), [&](std::int64_t column) {
+        return write_to<float>(kind, out, begin, begin + n_rows, panel * weights.panel() + column);
       });
     }
   }

@@ -75,8 +75,9 @@ void take_in_blocks(TensorView h, const PackedWeights& head, const Tokens& token
     const std::int64_t columns = head.panel_columns(panel);
     auto* logits = reinterpret_cast<float*>(
         thread_scratch(Scratch::scores, static_cast<std::size_t>(rows * columns) * sizeof(float)));
-    multiply_blocks(head, panel, left, 0, rows, [=](std::int64_t r, std::int64_t column) {
-      return AmxFinish{AmxFinish::Kind::store, logits + r * columns + column, columns * 4, kAmxBlock};
+    multiply_blocks(head, panel, left, 0, rows, [=](std::int64_t column) {
+      return AmxFinish{AmxFinish::Kind::store, reinterpret_cast<std::byte*>(logits + column), columns * 4,
+                       kAmxBlock * columns * 4, rows};
     });
     tokens.take(logits, columns, panel * head.panel());
   }
