@@ -209,7 +209,8 @@ void write_blocks(const Work& work, int panel, const AmxRows& activation, const 
   });
 }
 
-void run_in_blocks(const Work& work) {
+/// By panels that threads share out, gate and up of all rows before down.
+void run_by_panels(const Work& work) {
   const GatedFfn& shape = work.shape();
   AmxRows left(work.room(), shape.gate_up.n_in());
   AmxRows activation(work.room(), shape.d_ff());
@@ -233,18 +234,43 @@ void run_in_blocks(const Work& work) {
   }
 }
 
+/// Piece by piece from end to end: a thread's activations stay in its caches.
+void run_by_pieces(const Work& work) {
+  constexpr std::int64_t kPieceRows = 512;  // leave an expert's panels room in the second-level cache
+  const GatedFfn& shape = work.shape();
+  const std::vector<Segment> pieces = cut(work.segments, 1, kPieceRows, kAmxBlock);
+#pragma omp parallel
+  {
+    AmxRows left(kPieceRows, shape.gate_up.n_in());
+    AmxRows activation(kPieceRows, shape.d_ff());
+#pragma omp for schedule(dynamic)
+    for (Segment piece : pieces) {
+      piece.at = 0;
+      left.set(0, work.rows.row<Bf16>(piece.begin).data(), piece.rows());
+      const GatedFfn& expert = work.experts[piece.expert];
+      for (int panel = 0; panel < shape.gate_up.n_panels(); ++panel)
+        activate_blocks(expert, panel, left, piece, activation);
+      for (int panel = 0; panel < shape.down.n_panels(); ++panel) write_blocks(work, panel, activation, piece);
+    }
+  }
+}
+
 /// out (+)= the experts' results.
 void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const GatedFfn> experts, Tensor& out,
          bool add) {
   if (rows.rows() == 0) return;
   const GatedFfn& shape = experts.front();
   const bool blocks = shape.gate_up.in_blocks() && shape.down.in_blocks();
-  // Tiles want their activations in the last-level cache. Blocks ask for theirs ahead, and have few tasks to share out.
+  const std::vector<Segment> segments = by_expert(counts, experts.size());
+  Work work = {.segments = segments, .experts = experts, .rows = rows, .out = out, .add = add};
+  constexpr std::int64_t kPiecesOfThread = 4;
+  if (blocks && rows.rows() >= kPiecesOfThread * kBlockedRows * omp_get_max_threads()) return run_by_pieces(work);
+  // Tiles want their activations in the last-level cache. Panels' blocks ask for theirs ahead, and have few tasks to
+  // share out.
   const std::int64_t bytes = (blocks ? 64 : 8) << 20;
-  for (const std::vector<Segment>& portion :
-       portions(by_expert(counts, experts.size()), shape.d_ff() * size_of(shape.down.dtype()), bytes)) {
-    (blocks ? run_in_blocks
-            : run_in_tiles)({.segments = portion, .experts = experts, .rows = rows, .out = out, .add = add});
+  for (const std::vector<Segment>& portion : portions(segments, shape.d_ff() * size_of(shape.down.dtype()), bytes)) {
+    work.segments = portion;
+    (blocks ? run_by_panels : run_in_tiles)(work);
   }
 }
 

@@ -93,10 +93,9 @@ void multiply(TensorView in, const PackedWeights& weights, Tensor& out, bool add
 
 std::int64_t PackedWeights::good_panel(std::int64_t n_out, std::int64_t n_in, DType type) {
   constexpr std::int64_t kPanelBytes = 512 << 10;
-  // Tasks small enough to be shared out; of long sums, which pass the rows once a panel, larger ones.
-  const std::int64_t of_blocks = n_in > amx_span(n_in) ? 512 : 256;
+  constexpr std::int64_t kOfBlocks = 256;  // tasks small enough to be shared out
   const std::int64_t most = runs_in_blocks(n_out, n_in, type)
-                                ? of_blocks
+                                ? kOfBlocks
                                 : std::clamp<std::int64_t>(kPanelBytes / (n_in * size_of(type)) / 64 * 64, 128, 512);
   const std::int64_t even = ceil_div(n_out, ceil_div(n_out, most));
   return std::min(n_out, ceil_div(even, 64) * 64);

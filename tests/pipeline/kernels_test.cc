@@ -1,6 +1,7 @@
 // Every operation against a plain reference in double, at odd sizes; and that a row's bits depend on that row alone.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <array>
@@ -548,6 +549,18 @@ TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
             order.push_back(static_cast<std::int32_t>(begin) + (run == 0 ? 0 : runs[e]) + i);
       const Tensor in_runs = run_experts(gather(random_matrix(type, 204, d, 13), order), runs, experts);
       EXPECT_TRUE(same_bits(in_runs, gather(run_experts(rows, counts, experts), order)));
+      // So many that threads take them in pieces: each expert's rows over and over.
+      std::vector<std::int32_t> many(5);
+      std::vector<std::int32_t> repeated;
+      for (std::size_t e = 0, begin = 0; e < 5; begin += static_cast<std::size_t>(counts[e++])) {
+        many[e] = 12 * counts[e];
+        for (std::int32_t i = 0; i < many[e]; ++i) repeated.push_back(static_cast<std::int32_t>(begin) + i % counts[e]);
+      }
+      const int threads = omp_get_max_threads();
+      omp_set_num_threads(2);
+      EXPECT_TRUE(same_bits(run_experts(gather(random_matrix(type, 204, d, 13), repeated), many, experts),
+                            gather(run_experts(rows, counts, experts), repeated)));
+      omp_set_num_threads(threads);
       Tensor x(DType::f32, 70, d);
       std::fill(x.data<float>(), x.data<float>() + 70 * d, 0.0F);
       add_gated_ffn(x, rows.rows(3, 73), experts[2]);
