@@ -120,8 +120,11 @@ SWITCHYARD_AMX void pass_blocks(const AmxPass& pass, const AmxFinish& finish, Am
         ask_for(ahead.strip + right);
       }
       for (std::int64_t i = 0; i < ahead.of_rows; ++i, ahead.rows += 64) ask_for(ahead.rows);
-      for (std::int64_t i = 0; i < kRowsOfStep && asked_rows < out_rows; ++i, ++asked_rows)
+      for (std::int64_t i = 0; i < kRowsOfStep && asked_rows < out_rows; ++i, ++asked_rows) {
         __builtin_prefetch(out + asked_rows * finish.stride, 1, 3);
+        if constexpr (kKind == Kind::store || kKind == Kind::add)  // two lines
+          __builtin_prefetch(out + asked_rows * finish.stride + 64, 1, 3);
+      }
       _tile_dpbf16ps(2, 5, 6);
       _tile_loadd(7, strip + right, 64);
       _tile_dpbf16ps(1, 4, 7);

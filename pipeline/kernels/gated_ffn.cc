@@ -236,7 +236,6 @@ void run_by_panels(const Work& work) {
 
 /// Piece by piece from end to end: a thread's activations stay in its caches.
 void run_by_pieces(const Work& work) {
-  constexpr std::int64_t kPieceRows = 512;  // leave an expert's panels room in the second-level cache
   const GatedFfn& shape = work.shape();
   const std::vector<Segment> pieces = cut(work.segments, 1, kPieceRows, kAmxBlock);
 #pragma omp parallel
@@ -263,8 +262,7 @@ void run(TensorView rows, std::span<const std::int32_t> counts, std::span<const 
   const bool blocks = shape.gate_up.in_blocks() && shape.down.in_blocks();
   const std::vector<Segment> segments = by_expert(counts, experts.size());
   Work work = {.segments = segments, .experts = experts, .rows = rows, .out = out, .add = add};
-  constexpr std::int64_t kPiecesOfThread = 4;
-  if (blocks && rows.rows() >= kPiecesOfThread * kBlockedRows * omp_get_max_threads()) return run_by_pieces(work);
+  if (blocks && enough_for_pieces(rows.rows())) return run_by_pieces(work);
   // Tiles want their activations in the last-level cache. Panels' blocks ask for theirs ahead, and have few tasks to
   // share out.
   const std::int64_t bytes = (blocks ? 64 : 8) << 20;

@@ -47,11 +47,34 @@ const std::byte* full_tile(TensorView rows, std::int64_t begin, std::int64_t end
   return copy;
 }
 
-/// The same as multiply, in AMX's blocks.
+/// Rows [begin, begin + n_rows) of the product with a panel; left: these from `row` on.
+void write_panel(const PackedWeights& weights, int panel, const AmxRows& left, std::int64_t row, std::int64_t begin,
+                 std::int64_t n_rows, Tensor& out, bool add) {
+  const AmxFinish::Kind kind = add ? AmxFinish::Kind::add : AmxFinish::Kind::store;
+  multiply_blocks(weights, panel, left, row, amx_block_rows(n_rows), [&](std::int64_t column) {
+    return write_to<float>(kind, out, begin, begin + n_rows, panel * weights.panel() + column);
+  });
+}
+
+/// The same as multiply, in AMX's blocks: rows in pieces that each pass all panels in one thread, or, where they are
+/// too few for that, panels that threads share out.
 void multiply_in_blocks(TensorView in, const PackedWeights& weights, Tensor& out, bool add) {
+  if (enough_for_pieces(in.rows())) {
+#pragma omp parallel
+    {
+      AmxRows left(kPieceRows, in.cols());
+#pragma omp for schedule(dynamic)
+      for (std::int64_t begin = 0; begin < in.rows(); begin += kPieceRows) {
+        const std::int64_t n_rows = std::min(in.rows() - begin, kPieceRows);
+        left.set(0, in.row<Bf16>(begin).data(), n_rows);
+        for (int panel = 0; panel < weights.n_panels(); ++panel)
+          write_panel(weights, panel, left, 0, begin, n_rows, out, add);
+      }
+    }
+    return;
+  }
   AmxRows left(amx_block_rows(in.rows()), in.cols());
   const std::int64_t pieces = ceil_div(in.rows(), kBlockedRows);
-  const AmxFinish::Kind kind = add ? AmxFinish::Kind::add : AmxFinish::Kind::store;
 #pragma omp parallel
   {
 #pragma omp for schedule(dynamic)
@@ -59,12 +82,9 @@ void multiply_in_blocks(TensorView in, const PackedWeights& weights, Tensor& out
       left.set(begin, in.row<Bf16>(begin).data(), std::min(kTileRows, in.rows() - begin));
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < pieces * weights.n_panels(); ++task) {
-      const auto panel = static_cast<int>(task % weights.n_panels());
       const std::int64_t begin = task / weights.n_panels() * kBlockedRows;
       const std::int64_t n_rows = std::min(in.rows() - begin, kBlockedRows);
-      multiply_blocks(weights, panel, left, begin, amx_block_rows(n_rows), [&](std::int64_t column) {
-        return write_to<float>(kind, out, begin, begin + n_rows, panel * weights.panel() + column);
-      });
+      write_panel(weights, static_cast<int>(task % weights.n_panels()), left, begin, begin, n_rows, out, add);
     }
   }
 }

@@ -89,6 +89,18 @@ bool same_bits(TensorView a, TensorView b) {
          (a.rows() == 0 || std::memcmp(a.bytes(), b.bytes(), static_cast<std::size_t>(a.rows() * a.row_bytes())) == 0);
 }
 
+/// While it lives, kernels run on two threads, whatever the machine has: many rows are then many on all.
+class TwoThreads {
+ public:
+  TwoThreads() : before_(omp_get_max_threads()) { omp_set_num_threads(2); }
+  TwoThreads(const TwoThreads&) = delete;
+  TwoThreads& operator=(const TwoThreads&) = delete;
+  ~TwoThreads() { omp_set_num_threads(before_); }
+
+ private:
+  int before_;
+};
+
 std::vector<DType> types() { return cpu_has_bf16() ? std::vector{DType::f32, DType::bf16} : std::vector{DType::f32}; }
 
 struct Size {
@@ -117,16 +129,26 @@ TEST(Matmul, EqualsTheReference) {
 }
 
 TEST(Matmul, ARowsBitsDependOnThatRowAlone) {
+  const TwoThreads threads;
   for (const DType type : types()) {
-    for (const Size& size : {Size{193, 192, 320}, Size{150, 56, 48}, Size{140, 1024, 600}, Size{130, 3584, 128}}) {
+    for (const Size& size :
+         {Size{193, 192, 320}, Size{150, 56, 48}, Size{140, 1024, 600}, Size{130, 3584, 128}, Size{2620, 288, 96}}) {
       const Tensor in = random_matrix(type, size.rows, size.in, 3);
       const PackedWeights packed(random_matrix(type, size.out, size.in, 4));
       const Tensor whole = matmul(in, packed);
+      const Tensor x = random_matrix(DType::f32, size.rows, size.out, 5);
+      Tensor added = copy_of(x);
+      add_matmul(added, in, packed);
       int compared = 0;
-      for (const std::int64_t begin : {0, 1, 17, 63, 64, 100}) {
+      for (const std::int64_t begin :
+           {std::int64_t{0}, std::int64_t{1}, std::int64_t{17}, std::int64_t{63}, std::int64_t{64}, size.rows - 30}) {
         for (const std::int64_t n : {1, 2, 16, 29}) {
-          const Tensor part = matmul(in.rows(begin, begin + n), packed);
-          EXPECT_TRUE(same_bits(part, whole.rows(begin, begin + n))) << begin << " " << n << " K " << size.in;
+          const TensorView rows = in.rows(begin, begin + n);
+          EXPECT_TRUE(same_bits(matmul(rows, packed), whole.rows(begin, begin + n)))
+              << begin << " " << n << " K " << size.in;
+          Tensor part = copy_of(x.rows(begin, begin + n));
+          add_matmul(part, rows, packed);
+          EXPECT_TRUE(same_bits(part, added.rows(begin, begin + n))) << begin << " " << n << " K " << size.in;
           ++compared;
         }
       }
@@ -556,11 +578,9 @@ TEST(GatedFfnTest, ExpertsEqualTheReferenceForUnevenRows) {
         many[e] = 12 * counts[e];
         for (std::int32_t i = 0; i < many[e]; ++i) repeated.push_back(static_cast<std::int32_t>(begin) + i % counts[e]);
       }
-      const int threads = omp_get_max_threads();
-      omp_set_num_threads(2);
+      const TwoThreads threads;
       EXPECT_TRUE(same_bits(run_experts(gather(random_matrix(type, 204, d, 13), repeated), many, experts),
                             gather(run_experts(rows, counts, experts), repeated)));
-      omp_set_num_threads(threads);
       Tensor x(DType::f32, 70, d);
       std::fill(x.data<float>(), x.data<float>() + 70 * d, 0.0F);
       add_gated_ffn(x, rows.rows(3, 73), experts[2]);
