@@ -3,6 +3,7 @@
 #endif
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -35,8 +36,32 @@ using Kind = AmxFinish::Kind;
 
 void ask_for(const std::byte* line) { _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1); }
 
+/// The lowest of 32 columns whose logit equals `largest`.
+std::int32_t column_of(const amx::Floats& left, const amx::Floats& right, float largest) {
+  const int lane = amx::lane_of(left, largest);
+  return static_cast<std::int32_t>(lane < amx::kWidth ? lane : amx::kWidth + amx::lane_of(right, largest));
+}
+
+void take_logits(AmxLoss& loss, const float* left_logits, const float* right_logits, std::int32_t column) {
+  const amx::Floats left = amx::load(left_logits, amx::All{});
+  const amx::Floats right = amx::load(right_logits, amx::All{});
+  amx::Floats sums = amx::load(loss.sums.data(), amx::All{});
+  const amx::Floats most = amx::max(left, right);
+  if (_mm512_cmp_ps_mask(std::bit_cast<__m512>(most), _mm512_set1_ps(loss.largest), _CMP_GT_OQ) != 0) [[unlikely]] {
+    const float largest = amx::largest(most);
+    sums *= std::exp(loss.largest - largest);
+    loss.largest = largest;
+    loss.predicted = column + column_of(left, right, largest);
+  }
+  sums += amx::exp_to_88(left - loss.largest) + amx::exp_to_88(right - loss.largest);
+  amx::store(loss.sums.data(), sums, amx::All{});
+  const auto target = static_cast<std::uint32_t>(loss.target - column);
+  if (target < kAmxBlock) [[unlikely]]
+    loss.target_logit = target < AmxBlock::kColumns ? left_logits[target] : right_logits[target - AmxBlock::kColumns];
+}
+
 template <Kind kKind>
-void finish_row(const AmxBlock& block, std::int64_t row, void* out) {
+void finish_row(const AmxBlock& block, std::int64_t row, void* out, [[maybe_unused]] std::int32_t column) {
   constexpr std::int64_t kColumns = AmxBlock::kColumns;
   const float* left = block.left.data() + row * kColumns;
   const float* right = block.right.data() + row * kColumns;
@@ -55,6 +80,8 @@ void finish_row(const AmxBlock& block, std::int64_t row, void* out) {
     Row::silu_gate(left, right, narrow, kColumns);
   } else if constexpr (kKind == Kind::gelu) {
     Row::gelu_gate(left, right, narrow, kColumns);
+  } else if constexpr (kKind == Kind::loss) {
+    take_logits(*static_cast<AmxLoss*>(out), left, right, column);
   }
 }
 
@@ -62,23 +89,23 @@ void finish_row(const AmxBlock& block, std::int64_t row, void* out) {
 template <Kind kKind>
 class Finisher {
  public:
-  Finisher(const AmxBlock& block, std::byte* out, std::int64_t stride, std::int64_t rows)
-      : block_(&block), out_(out), stride_(stride), rows_(rows) {}
+  explicit Finisher(const AmxTurns& turns)
+      : block_(&turns.sums[1 - turns.next]),
+        out_(turns.out),
+        stride_(turns.stride),
+        rows_(turns.rows),
+        column_(turns.column) {}
   void next(std::int64_t rows) {
-    for (; rows > 0 && row_ < rows_; --rows, ++row_, out_ += stride_) finish_row<kKind>(*block_, row_, out_);
+    for (; rows > 0 && row_ < rows_; --rows, ++row_, out_ += stride_) finish_row<kKind>(*block_, row_, out_, column_);
   }
 
  private:
   const AmxBlock* block_;
   std::byte* out_;
   std::int64_t stride_, rows_;
+  std::int32_t column_;
   std::int64_t row_ = 0;
 };
-
-template <Kind kKind>
-Finisher<kKind> finisher_of(const AmxTurns& turns) {
-  return {turns.sums[1 - turns.next], turns.out, turns.stride, turns.rows};
-}
 
 /// The loop over blocks is in here because a block's sums take up a page's worth of addresses: what the next block's
 /// first loads need must not come from memory, where it would seem to be among the sums on their way there.
@@ -94,7 +121,7 @@ SWITCHYARD_AMX void pass_blocks(const AmxPass& pass, const AmxFinish& finish, Am
   for (std::int64_t b = 0; b < pass.blocks; ++b) {
     AmxBlock& to = pass.ends ? turns.sums[turns.next] : pass.sums[b];
     const std::byte* strip = pass.strip.tiles;
-    Finisher<kKind> finisher = finisher_of<kKind>(turns);
+    Finisher<kKind> finisher(turns);
     std::byte* const out = finish.out + b * finish.block_stride;
     const std::int64_t out_rows = pass.ends ? std::min(kAmxBlock, finish.rows - b * kAmxBlock) : 0;
     std::int64_t asked_rows = 0;
@@ -122,7 +149,7 @@ SWITCHYARD_AMX void pass_blocks(const AmxPass& pass, const AmxFinish& finish, Am
       for (std::int64_t i = 0; i < ahead.of_rows; ++i, ahead.rows += 64) ask_for(ahead.rows);
       for (std::int64_t i = 0; i < kRowsOfStep && asked_rows < out_rows; ++i, ++asked_rows) {
         __builtin_prefetch(out + asked_rows * finish.stride, 1, 3);
-        if constexpr (kKind == Kind::store || kKind == Kind::add)  // two lines
+        if constexpr (kKind == Kind::store || kKind == Kind::add || kKind == Kind::loss)  // two lines
           __builtin_prefetch(out + asked_rows * finish.stride + 64, 1, 3);
       }
       _tile_dpbf16ps(2, 5, 6);
@@ -142,6 +169,7 @@ SWITCHYARD_AMX void pass_blocks(const AmxPass& pass, const AmxFinish& finish, Am
     if (!pass.ends) continue;
     turns.out = out;
     turns.stride = finish.stride;
+    turns.column = finish.column;
     turns.next = 1 - turns.next;
   }
 }
@@ -160,6 +188,8 @@ void with_kind(Kind kind, Call call) {
       return call.template operator()<Kind::silu>();
     case Kind::gelu:
       return call.template operator()<Kind::gelu>();
+    case Kind::loss:
+      return call.template operator()<Kind::loss>();
   }
 }
 
@@ -170,7 +200,7 @@ void amx_pass_blocks(const AmxPass& pass, const AmxFinish& finish, AmxTurns& tur
 }
 
 void amx_finish_last(Kind kind, AmxTurns& turns) {
-  with_kind(kind, [&]<Kind kKind>() { finisher_of<kKind>(turns).next(kAmxBlock); });
+  with_kind(kind, [&]<Kind kKind>() { Finisher<kKind>(turns).next(kAmxBlock); });
   turns.rows = 0;
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "parallel/tensor.h"
 #include "pipeline/kernels/amx.h"
@@ -69,12 +70,23 @@ struct AmxFinish {
     add,     // f32 [rows, 32] += sums
     narrow,  // bf16 [rows, 32] = sums
     silu,    // bf16 [rows, 16] = silu(left) * right
-    gelu     // bf16 [rows, 16] = gelu(left) * right
+    gelu,    // bf16 [rows, 16] = gelu(left) * right
+    loss     // AmxLoss [rows] takes in the sums, which are logits
   };
   Kind kind;
   std::byte* out;
   std::int64_t stride, block_stride;
   std::int64_t rows;
+  std::int32_t column = 0;  // of the blocks, in the whole right-hand matrix: where kind is loss
+};
+
+/// What is known of a row of logits after some of its columns, taken in ascending order.
+struct AmxLoss {
+  std::array<float, 16> sums{};  // of e^(logit - largest), by column modulo 16
+  float largest = -std::numeric_limits<float>::infinity();
+  std::int32_t predicted = 0;  // the lowest column of the largest
+  std::int32_t target = -1;    // a column, or -1
+  float target_logit = std::numeric_limits<float>::quiet_NaN();
 };
 
 /// Part of a strip: from `tiles` on, its second column of tiles `stride` bytes behind its first.
@@ -109,6 +121,7 @@ struct AmxTurns {
   std::size_t next = 0;               // which the next block takes
   std::byte* out = nullptr;           // of the one before
   std::int64_t stride = 0, rows = 0;  // rows: 0 where there is none
+  std::int32_t column = 0;            // AmxFinish::column
 };
 
 /// sums += rows' tiles * strip. At each step lines are asked for of what is read next, and, where the pass ends, of

@@ -7,6 +7,7 @@
 #include <cassert>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "pipeline/kernels/blocked_product.h"
@@ -71,16 +72,21 @@ void take_in_blocks(TensorView h, const PackedWeights& head, const Tokens& token
   const std::int64_t rows = amx_block_rows(n);
   AmxRows left(rows, h.cols());
   left.set(0, h.row<Bf16>(tokens.begin).data(), n);
-  for (int panel = 0; panel < head.n_panels(); ++panel) {
-    const std::int64_t columns = head.panel_columns(panel);
-    auto* logits = reinterpret_cast<float*>(
-        thread_scratch(Scratch::scores, static_cast<std::size_t>(rows * columns) * sizeof(float)));
-    multiply_blocks(head, panel, left, 0, rows, [=](std::int64_t column) {
-      return AmxFinish{AmxFinish::Kind::store, reinterpret_cast<std::byte*>(logits + column), columns * 4,
-                       kAmxBlock * columns * 4, rows};
+  std::vector<AmxLoss> losses(tokens.running.size());
+  for (std::size_t t = 0; t < losses.size(); ++t)
+    losses[t].target = static_cast<std::int32_t>(std::max<std::int64_t>(tokens.targets[t], -1));
+  for (int panel = 0; panel < head.n_panels(); ++panel)
+    multiply_blocks(head, panel, left, 0, rows, [&](std::int64_t column) {
+      return AmxFinish{.kind = AmxFinish::Kind::loss,
+                       .out = reinterpret_cast<std::byte*>(losses.data()),
+                       .stride = sizeof(AmxLoss),
+                       .block_stride = kAmxBlock * static_cast<std::int64_t>(sizeof(AmxLoss)),
+                       .rows = n,
+                       .column = static_cast<std::int32_t>(panel * head.panel() + column)};
     });
-    tokens.take(logits, columns, panel * head.panel());
-  }
+  for (std::size_t t = 0; t < losses.size(); ++t)
+    tokens.running[t] = {losses[t].largest, std::accumulate(losses[t].sums.begin(), losses[t].sums.end(), 0.0F),
+                         losses[t].target_logit, static_cast<std::uint32_t>(losses[t].predicted)};
 }
 
 }  // namespace
@@ -95,7 +101,7 @@ TokenLosses token_loss(TensorView h, const PackedWeights& head, std::span<const 
   const PanelProduct product(head, DType::f32);
   const bool blocks = head.in_blocks();
   const std::int64_t tiles = (n + kTileRows - 1) / kTileRows;
-  const std::int64_t most = blocks ? kBlockedRows / kTileRows : kMostTiles;
+  const std::int64_t most = kMostTiles;
   const std::int64_t chunk = std::clamp<std::int64_t>(tiles / (2 * omp_get_max_threads()), 1, most) * kTileRows;
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
