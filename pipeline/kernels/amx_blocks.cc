@@ -36,28 +36,31 @@ using Kind = AmxFinish::Kind;
 
 void ask_for(const std::byte* line) { _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1); }
 
-/// The lowest of 32 columns whose logit equals `largest`.
-std::int32_t column_of(const amx::Floats& left, const amx::Floats& right, float largest) {
-  const int lane = amx::lane_of(left, largest);
-  return static_cast<std::int32_t>(lane < amx::kWidth ? lane : amx::kWidth + amx::lane_of(right, largest));
-}
-
-void take_logits(AmxLoss& loss, const float* left_logits, const float* right_logits, std::int32_t column) {
-  const amx::Floats left = amx::load(left_logits, amx::All{});
-  const amx::Floats right = amx::load(right_logits, amx::All{});
-  amx::Floats sums = amx::load(loss.sums.data(), amx::All{});
-  const amx::Floats most = amx::max(left, right);
-  if (_mm512_cmp_ps_mask(std::bit_cast<__m512>(most), _mm512_set1_ps(loss.largest), _CMP_GT_OQ) != 0) [[unlikely]] {
+/// Takes in a row's logits of 32 columns from `column` on.
+void take_logits(AmxLoss& loss, const float* left, const float* right, std::int32_t column) {
+  constexpr std::int64_t kColumns = AmxBlock::kColumns;
+  using amx::Floats;
+  const auto logits = [](const float* from, std::int64_t i) { return amx::load(from + i, amx::All{}); };
+  Floats most = logits(left, 0);
+  for (std::int64_t i = 0; i < kColumns; i += amx::kWidth)
+    most = amx::max(amx::max(most, logits(left, i)), logits(right, i));
+  if (amx::any_above(most, loss.largest)) [[unlikely]] {
     const float largest = amx::largest(most);
-    sums *= std::exp(loss.largest - largest);
+    const float factor = std::exp(loss.largest - largest);
+    for (float& sum : loss.sums) sum *= factor;
     loss.largest = largest;
-    loss.predicted = column + column_of(left, right, largest);
+    const std::int64_t in_left = amx::index_of(left, largest, kColumns);
+    const std::int64_t place = in_left < kColumns ? in_left : kColumns + amx::index_of(right, largest, kColumns);
+    loss.predicted = column + static_cast<std::int32_t>(place);
   }
-  sums += amx::exp_to_88(left - loss.largest) + amx::exp_to_88(right - loss.largest);
-  amx::store(loss.sums.data(), sums, amx::All{});
+  for (std::int64_t i = 0; i < kColumns; i += amx::kWidth) {
+    Floats sums = amx::load(loss.sums.data() + i, amx::All{});
+    sums += amx::exp_to_88(logits(left, i) - loss.largest) + amx::exp_to_88(logits(right, i) - loss.largest);
+    amx::store(loss.sums.data() + i, sums, amx::All{});
+  }
   const auto target = static_cast<std::uint32_t>(loss.target - column);
   if (target < kAmxBlock) [[unlikely]]
-    loss.target_logit = target < AmxBlock::kColumns ? left_logits[target] : right_logits[target - AmxBlock::kColumns];
+    loss.target_logit = target < kColumns ? left[target] : right[target - kColumns];
 }
 
 template <Kind kKind>

@@ -101,8 +101,7 @@ TokenLosses token_loss(TensorView h, const PackedWeights& head, std::span<const 
   const PanelProduct product(head, DType::f32);
   const bool blocks = head.in_blocks();
   const std::int64_t tiles = (n + kTileRows - 1) / kTileRows;
-  const std::int64_t most = kMostTiles;
-  const std::int64_t chunk = std::clamp<std::int64_t>(tiles / (2 * omp_get_max_threads()), 1, most) * kTileRows;
+  const std::int64_t chunk = std::clamp<std::int64_t>(tiles / (2 * omp_get_max_threads()), 1, kMostTiles) * kTileRows;
 #pragma omp parallel for schedule(dynamic)
   for (std::int64_t begin = 0; begin < n; begin += chunk) {
     const std::int64_t end = std::min(n, begin + chunk);
