@@ -14,7 +14,7 @@
 namespace switchyard {
 namespace {
 
-void append_half(std::vector<std::uint16_t>& to, const std::vector<float>& values) {
+void append_half(std::vector<std::uint16_t>& to, std::span<const float> values) {
   const std::size_t first = to.size();
   to.resize(first + values.size());
   std::transform(values.begin(), values.end(), to.begin() + static_cast<std::ptrdiff_t>(first), to_half_bits);
@@ -79,10 +79,10 @@ Routing gather_routing(std::span<const HeldToken> order, Of of) {
   all.weights = of_vector(&Routing::weights, k);
   all.logits = of_tensor(&Routing::logits);
   all.probabilities = of_tensor(&Routing::probabilities);
-  all.entropy = of_vector(&Routing::entropy, 1);
-  all.margin = of_vector(&Routing::margin, 1);
-  all.top_probability = of_vector(&Routing::top_probability, 1);
-  all.log_sum_exp = of_vector(&Routing::log_sum_exp, 1);
+  all.figures = Tensor(DType::f32, kRoutingFigures, static_cast<std::int64_t>(order.size()));
+  for (std::int64_t figure = 0; figure < kRoutingFigures; ++figure)
+    for (std::size_t t = 0; t < order.size(); ++t)
+      all.figures.row<float>(figure)[t] = of(order[t].step).figures.template row<float>(figure)[order[t].token];
   return all;
 }
 
@@ -165,11 +165,12 @@ void Recorder::finish_logits() {
   logits_on_way_.reset();
 }
 
-void Recorder::move_probabilities_to_host() {
+/// All layers', where they are a GPU's.
+void Recorder::move_to_host(Tensor Routing::*column) {
   std::vector<Download> downloads;
   for (Routing& routing : routing_)
-    if (routing.probabilities.device() == Device::gpu) downloads.emplace_back(std::move(routing.probabilities));
-  for (std::size_t l = 0; l < downloads.size(); ++l) routing_[l].probabilities = std::move(downloads[l]).finish();
+    if ((routing.*column).device() == Device::gpu) downloads.emplace_back(std::move(routing.*column));
+  for (std::size_t l = 0; l < downloads.size(); ++l) routing_[l].*column = std::move(downloads[l]).finish();
 }
 
 bool Recorder::has_gpu_routing() const {
@@ -223,6 +224,7 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
     return end_step(step, times, watch.seconds());
   }
   std::vector<std::vector<double>> sums = sum_on_gpu(included_tokens(batch.tokens, excluded_));
+  move_to_host(&Routing::figures);
   HeldStep all = take_step(batch, step, losses);
   all.probability_sum = std::move(sums);
   finish_recording();
@@ -232,14 +234,19 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
 
 PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, const StepTimes& times) {
   finish_logits();
-  move_probabilities_to_host();  // where tokens are put in order
+  move_to_host(&Routing::probabilities);  // where tokens are put in order
+  move_to_host(&Routing::figures);
   const PhaseSeconds all = end_step(step, times, 0);
   held_.push_back(take_step(batch, std::move(step), std::move(losses)));
   return all;
 }
 
-/// The step that ends, with the routing observed.
+/// The step that ends, with the routing observed, which has nothing of a GPU's any more.
 Recorder::HeldStep Recorder::take_step(const Batch& batch, StepTokens step, TokenLosses losses) {
+  for (Routing& routing : routing_) {
+    routing.gpu_ids = {};
+    routing.gpu_weights = {};
+  }
   return {batch.tokens,
           batch.targets,
           std::move(step),
@@ -311,8 +318,13 @@ void Recorder::record_tokens(const StepView& all) {
     for (std::size_t l = 0; l < layers(); ++l) {
       const Routing& routing = all.routing[l];
       if (all.probability_sum.empty()) probability_sum[l] = probability_sums(routing.probabilities, counted);
-      views[l] = {all.experts[l],          routing.weights,     routing.entropy,   routing.margin,
-                  routing.top_probability, routing.log_sum_exp, probability_sum[l]};
+      views[l] = {all.experts[l],
+                  routing.weights,
+                  routing.figure(RoutingFigure::entropy),
+                  routing.figure(RoutingFigure::margin),
+                  routing.figure(RoutingFigure::top_probability),
+                  routing.figure(RoutingFigure::log_sum_exp),
+                  probability_sum[l]};
     }
     block_live_[phase].observe({all.tokens, step.position, step.group, all.targets, all.losses.predicted,
                                 all.losses.loss, included, views, of_phase});
@@ -372,7 +384,7 @@ void Recorder::append_rows(const StepView& all) {
     const Routing& routing = all.routing[l];
     append<std::uint16_t>(rows.layers[l].expert, all.experts[l]);
     append_half(rows.layers[l].weight, routing.weights);
-    append_half(rows.layers[l].entropy, routing.entropy);
+    append_half(rows.layers[l].entropy, routing.figure(RoutingFigure::entropy));
     if (level_ == RecordLevel::logits) {
       const float* logits = routing.logits.data<float>();
       rows.layers[l].logits.insert(rows.layers[l].logits.end(), logits,

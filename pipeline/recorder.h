@@ -130,7 +130,7 @@ class Recorder : public RoutingObserver {
   BlockFigures empty_figures() const;
   void keep_logits(std::size_t layer);
   void finish_logits();
-  void move_probabilities_to_host();
+  void move_to_host(Tensor Routing::*column);
   bool has_gpu_routing() const;
   std::vector<std::vector<double>> sum_on_gpu(std::span<const std::uint8_t> counted);
   HeldStep take_step(const Batch& batch, StepTokens step, TokenLosses losses);

@@ -16,11 +16,6 @@ namespace {
 /// Token tables count in 32 bits.
 constexpr std::uint64_t kMostLiveRows = std::uint64_t{1} << 31U;
 
-void from_half(const std::vector<std::uint16_t>& bits, std::vector<float>& values) {
-  values.resize(bits.size());
-  from_half_bits(bits, values);
-}
-
 /// [n] the id that follows in the document, -1 where there is none or it is not known.
 std::vector<std::int64_t> targets_of(const TokenRows& rows, std::optional<std::uint32_t> next) {
   const std::size_t n = rows.size();
@@ -66,10 +61,10 @@ void RowObserver::observe(const TokenRows& rows, std::optional<std::uint32_t> ne
     route_layer(rows.layers[l], n, l);
     views[l] = {rows.layers[l].expert,
                 of_layer.weights,
-                of_layer.entropy,
-                of_layer.margin,
-                of_layer.top_probability,
-                of_layer.log_sum_exp,
+                of_layer.figure(RoutingFigure::entropy),
+                of_layer.figure(RoutingFigure::margin),
+                of_layer.figure(RoutingFigure::top_probability),
+                of_layer.figure(RoutingFigure::log_sum_exp),
                 {}};
   }
   for (std::size_t phase = 0; phase < kTokenPhases; ++phase) {
@@ -123,8 +118,12 @@ std::vector<std::uint16_t> RowObserver::groups_of(const TokenRows& rows) const {
 
 void RowObserver::route_layer(const TokenRows::Layer& rows, std::size_t n, std::size_t layer) {
   if (rows.logits.empty()) {
-    from_half(rows.weight, routing_[layer].weights);
-    from_half(rows.entropy, routing_[layer].entropy);
+    Routing& routing = routing_[layer];
+    routing.weights.resize(rows.weight.size());
+    from_half_bits(rows.weight, routing.weights);
+    const bool known = !rows.entropy.empty();
+    routing.figures = Tensor(DType::f32, known ? 1 : 0, known ? static_cast<std::int64_t>(n) : 0);
+    if (known) from_half_bits(rows.entropy, routing.figures.row<float>(0));
     return;
   }
   Tensor copy(DType::f32, static_cast<std::int64_t>(n), model_.n_experts);

@@ -25,18 +25,19 @@ class Change : public RoutingObserver {
   Change(AblationMode mode, int moe_layer, std::int32_t expert, RouterRule rule)
       : mode_(mode), moe_layer_(moe_layer), expert_(expert), rule_(rule) {}
 
-  void decide(int moe_layer, Routing& routing) override {
-    if (moe_layer != moe_layer_) return;
+  bool decide(int moe_layer, Routing& routing) override {
+    if (moe_layer != moe_layer_) return false;
     if (mode_ == AblationMode::zero) {
       for (std::size_t slot = 0; slot < routing.ids.size(); ++slot)
         if (routing.ids[slot] == expert_) routing.weights[slot] = 0;
-      return;
+      return true;
     }
     std::vector<std::int32_t> without(static_cast<std::size_t>(routing.n_tokens()), expert_);
     const auto k = static_cast<std::size_t>(routing.top_k);
     if (mode_ == AblationMode::flip)
       for (std::size_t t = 0; t < without.size(); ++t) without[t] = routing.ids[t * k + k - 1];
     routing = choose_experts(std::move(routing.logits), rule_, "MoE layer " + std::to_string(moe_layer), without);
+    return true;
   }
   void observe(int /*moe_layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
 

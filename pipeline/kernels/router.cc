@@ -73,9 +73,12 @@ Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where,
   out.weights.resize(static_cast<std::size_t>(n) * k);
   out.probabilities = Tensor(DType::f32, n, logits.cols());
   out.logits = std::move(logits);
-  for (auto* column : {&out.entropy, &out.margin, &out.top_probability, &out.log_sum_exp}) {
-    column->resize(static_cast<std::size_t>(n));
-  }
+  out.figures = Tensor(DType::f32, kRoutingFigures, n);
+  const auto figure = [&](RoutingFigure which) { return out.figures.row<float>(static_cast<std::int64_t>(which)); };
+  const std::span<float> entropy = figure(RoutingFigure::entropy);
+  const std::span<float> margin = figure(RoutingFigure::margin);
+  const std::span<float> top_probability = figure(RoutingFigure::top_probability);
+  const std::span<float> log_sum_exp = figure(RoutingFigure::log_sum_exp);
   std::int64_t first_bad = n;
 #pragma omp parallel for reduction(min : first_bad)
   for (std::int64_t t = 0; t < n; ++t) {
@@ -87,20 +90,20 @@ Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where,
       first_bad = std::min(first_bad, t);
       continue;
     }
-    out.log_sum_exp[i] = softmax(token);
+    log_sum_exp[i] = softmax(token);
     const float next = choose(token);
     float chosen = 0;
     for (std::size_t j = 0; j < k; ++j) {
       token.weights[j] = token.probabilities[static_cast<std::size_t>(token.ids[j])];
       chosen += token.weights[j];
     }
-    out.top_probability[i] = token.weights[0];
-    out.margin[i] = next < 0 ? 0.0F : token.weights[k - 1] - next;
+    top_probability[i] = token.weights[0];
+    margin[i] = next < 0 ? 0.0F : token.weights[k - 1] - next;
     if (rule.renormalise)
       for (float& w : token.weights) w /= chosen;
     float mean_logit = 0;
     for (std::size_t e = 0; e < token.logits.size(); ++e) mean_logit += token.probabilities[e] * token.logits[e];
-    out.entropy[i] = std::max(0.0F, out.log_sum_exp[i] - mean_logit);
+    entropy[i] = std::max(0.0F, log_sum_exp[i] - mean_logit);
   }
   if (first_bad < n) {
     throw Error("a router logit is not a finite number",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
 #include "pipeline/kernels/cpu.h"
 #include "pipeline/model/backend.h"
@@ -47,6 +48,13 @@ struct PartInFlight {
   std::unique_ptr<PlannedRows> rows;
   Exchange out;  // on their way to the experts
 };
+
+/// Makes a GPU's ids and weights those of the host.
+void upload_choices(Routing& routing) {
+  routing.gpu_ids = DeviceArray<std::int32_t>(std::span<const std::int32_t>(routing.ids));
+  routing.gpu_weights = Tensor(DType::f32, routing.n_tokens(), routing.top_k, Device::gpu);
+  upload(routing.gpu_weights.bytes(), routing.weights.data(), routing.weights.size() * sizeof(float));
+}
 
 void check_placement(const ModelConfig& config, const ExpertPlacement& placement, int n_ranks) {
   if (config.n_experts == 0) return;
@@ -190,7 +198,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const Tensor h = layer.ffn_norm->apply(x, DType::f32);  // [n, d_model]
   observer.ffn_input(moe_layer, h);
   Routing routing = layer.router->route(h, "layer " + std::to_string(layer.index));
-  observer.decide(moe_layer, routing);
+  if (observer.decide(moe_layer, routing) && backend->device() == Device::gpu) upload_choices(routing);
   watch.lap(Part::router, moe_layer);
 
   const std::vector<ExchangePlan> plans = ExchangePlan::make_parts(

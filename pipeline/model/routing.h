@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "parallel/device/device_array.h"
 #include "parallel/exchange_plan.h"
 #include "parallel/tensor.h"
 
@@ -15,21 +16,35 @@ struct RouterRule {
   bool renormalise = true;  // combine weights are divided by their sum
 };
 
-/// What one router decided for n tokens, with the figures that the record keeps of it. Logits and probabilities lie
-/// where the backend made them, the rest on the host: who wants those of a GPU on the host copies them.
+/// What a router tells of each token, rows of Routing::figures.
+enum class RoutingFigure : std::uint8_t {
+  entropy,          // nats, of the probabilities
+  margin,           // k-th minus (k+1)-th probability; 0 when k = E
+  top_probability,  // the largest
+  log_sum_exp       // of the logits
+};
+inline constexpr std::int64_t kRoutingFigures = 4;
+
+/// What one router decided for n tokens, with the figures that the record keeps of it. Tensors lie where the backend
+/// made them: who wants those of a GPU on the host copies them. Ids and weights are on the host, where tokens are sent
+/// from, and a GPU keeps its own.
 struct Routing {
   int top_k = 0;
-  std::vector<std::int32_t> ids;       // [n, k] by combine weight descending; a tie goes to the lower id
-  std::vector<float> weights;          // [n, k] combine weights, as they multiply expert outputs
-  Tensor logits;                       // [n, E] f32 router logits, before the score function
-  Tensor probabilities;                // [n, E] f32 after it
-  std::vector<float> entropy;          // [n] nats, of the probabilities
-  std::vector<float> margin;           // [n] k-th minus (k+1)-th probability; 0 when k = E
-  std::vector<float> top_probability;  // [n] largest probability
-  std::vector<float> log_sum_exp;      // [n] of the logits
+  std::vector<std::int32_t> ids;      // [n, k] by combine weight descending; a tie goes to the lower id
+  std::vector<float> weights;         // [n, k] combine weights, as they multiply expert outputs
+  Tensor logits;                      // [n, E] f32 router logits, before the score function
+  Tensor probabilities;               // [n, E] f32 after it
+  Tensor figures;                     // [kRoutingFigures, n] f32; fewer rows where those behind are not known
+  DeviceArray<std::int32_t> gpu_ids;  // [n * k] as ids, in GPU memory; empty on CPUs
+  Tensor gpu_weights;                 // [n, k] f32 as weights, likewise
 
-  std::int64_t n_tokens() const { return static_cast<std::int64_t>(entropy.size()); }
+  std::int64_t n_tokens() const { return top_k == 0 ? 0 : static_cast<std::int64_t>(ids.size()) / top_k; }
   ExpertIds expert_ids() const { return {ids, top_k}; }
+  /// [n] of figures on the host; empty where it is not known.
+  std::span<const float> figure(RoutingFigure which) const {
+    const auto row = static_cast<std::int64_t>(which);
+    return row < figures.rows() ? figures.row<float>(row) : std::span<const float>();
+  }
 };
 
 /// Sees the forward pass as it goes by, layers ascending, and may change where tokens go. Most observers care for
@@ -40,8 +55,9 @@ class RoutingObserver {
   /// What enters a MoE layer's router and experts, [n, d_model] f32.
   virtual void ffn_input([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView h) {}
   /// What the router decided, before tokens are sent anywhere. Experts and weights changed here are those that count:
-  /// they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a token.
-  virtual void decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) {}
+  /// they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a token. Returns
+  /// whether it changed them, so that a GPU's own are made anew.
+  virtual bool decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) { return false; }
   /// moe_layer: index among MoE layers. The routing may be moved from. plans: of the parts of the batch's tokens.
   virtual void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) = 0;
   /// Experts' outputs of each part in turn, not yet weighted, [plan.n_send(), d_model] f32 or bf16: row i belongs to

@@ -173,6 +173,38 @@ TEST(GpuModelTest, AnEmptyBatchGivesNothing) {
   EXPECT_EQ(seen.routings.size(), 3U);
 }
 
+/// Sends every token to the experts behind those that it chose, with half the weight.
+class ToTheNextExperts : public KeepAll {
+  bool decide(int /*moe_layer*/, Routing& routing) override {
+    const auto n_experts = static_cast<std::int32_t>(routing.logits.cols());
+    for (std::int32_t& id : routing.ids) id = (id + 1) % n_experts;
+    for (float& weight : routing.weights) weight /= 2;
+    return true;
+  }
+};
+
+TEST(GpuModelTest, AChangedDecisionIsTheGpusToo) {
+  if (!is_alone()) GTEST_SKIP();
+  const GoldenModel golden("golden/mixtral");
+  const Batch batch = golden.batch();
+  OneRank one(golden.folder(), Precision::f32, Device::gpu);
+  KeepAll seen;
+  ToTheNextExperts changed;
+  one.forward(batch, seen);
+  one.forward(batch, changed);
+  EXPECT_NE(seen.routings[0].ids, changed.routings[0].ids);
+  std::size_t compared = 0;
+  for (const std::vector<Routing>* all : {&seen.routings, &changed.routings})
+    for (const Routing& routing : *all) {
+      EXPECT_EQ(routing.gpu_ids.to_host(), routing.ids);
+      const Tensor copy = copy_to(Device::cpu, routing.gpu_weights);
+      const std::vector<float> weights(copy.data<float>(), copy.data<float>() + copy.rows() * copy.cols());
+      EXPECT_EQ(weights, routing.weights);
+      compared += weights.size();
+    }
+  EXPECT_EQ(compared, 2U * 3U * 2U * batch.tokens.size());
+}
+
 TEST(GpuModelTest, TimesCoverAStepInOrder) {
   if (!is_alone()) GTEST_SKIP();
   OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);

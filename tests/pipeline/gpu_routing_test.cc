@@ -41,6 +41,13 @@ TEST_F(GpuRoutingTest, LogitsAndProbabilitiesStayOnTheGpu) {
     const std::vector<float> of_cpu = values_of(expected.probabilities);
     ASSERT_EQ(probabilities.size(), of_cpu.size());
     for (std::size_t i = 0; i < of_cpu.size(); ++i) EXPECT_NEAR(probabilities[i], of_cpu[i], 1e-6F);
+    EXPECT_EQ(found.figures.device(), Device::gpu);
+    const std::vector<float> figures = values_of(copy_to(Device::cpu, found.figures));
+    const std::vector<float> figures_of_cpu = values_of(expected.figures);
+    ASSERT_EQ(figures.size(), 4 * static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < figures.size(); ++i) EXPECT_NEAR(figures[i], figures_of_cpu[i], 1e-5F);
+    EXPECT_EQ(found.gpu_ids.to_host(), found.ids);
+    EXPECT_EQ(values_of(copy_to(Device::cpu, found.gpu_weights)), found.weights);
   }
 }
 

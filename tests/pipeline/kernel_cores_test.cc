@@ -132,8 +132,9 @@ TEST_P(RouterCoreTest, DecidesAsTheCpuDoes) {
           for (std::size_t j = 0; j < k; ++j) EXPECT_EQ(found.ids[j], expected.ids[i * k + j]) << t << " " << j;
           expect_near(found.weights, std::span(expected.weights).subspan(i * k, k), 2e-6F);
           expect_near(found.probabilities, expected.probabilities.view().row<float>(t), 1e-6F);
-          const float figures[] = {expected.entropy[i], expected.margin[i], expected.top_probability[i],
-                                   expected.log_sum_exp[i]};
+          const float figures[] = {
+              expected.figure(RoutingFigure::entropy)[i], expected.figure(RoutingFigure::margin)[i],
+              expected.figure(RoutingFigure::top_probability)[i], expected.figure(RoutingFigure::log_sum_exp)[i]};
           expect_near(found.figures, figures, 1e-5F);
         }
       }

@@ -387,10 +387,10 @@ TEST(Router, EqualsTheReference) {
         }
         const double next = k < n_experts ? p[static_cast<std::size_t>(order[static_cast<std::size_t>(k)])] : 0;
         const double last = p[static_cast<std::size_t>(order[static_cast<std::size_t>(k - 1)])];
-        EXPECT_NEAR(got.margin[i], k < n_experts ? last - next : 0, 1e-5);
-        EXPECT_NEAR(got.entropy[i], entropy, 1e-5);
-        EXPECT_NEAR(got.top_probability[i], p[static_cast<std::size_t>(order[0])], 1e-5);
-        EXPECT_NEAR(got.log_sum_exp[i], std::log(sum), 1e-5);
+        EXPECT_NEAR(got.figure(RoutingFigure::margin)[i], k < n_experts ? last - next : 0, 1e-5);
+        EXPECT_NEAR(got.figure(RoutingFigure::entropy)[i], entropy, 1e-5);
+        EXPECT_NEAR(got.figure(RoutingFigure::top_probability)[i], p[static_cast<std::size_t>(order[0])], 1e-5);
+        EXPECT_NEAR(got.figure(RoutingFigure::log_sum_exp)[i], std::log(sum), 1e-5);
       }
     }
   }
@@ -402,9 +402,10 @@ TEST(Router, ZeroLogitsAreUniform) {
   std::fill_n(h.data<float>(), 3, 0.0F);
   std::fill_n(w.data<float>(), 8 * 3, 1.0F);
   const Routing got = route(h, w, {.top_k = 2}, "layer 0");
-  EXPECT_NEAR(got.entropy[0], std::log(8.0), 1e-6);
-  EXPECT_NEAR(got.log_sum_exp[0] * got.log_sum_exp[0], 4.3240771, 1e-5);  // what the z-loss is the mean of
-  EXPECT_EQ(got.margin[0], 0);
+  EXPECT_NEAR(got.figure(RoutingFigure::entropy)[0], std::log(8.0), 1e-6);
+  EXPECT_NEAR(got.figure(RoutingFigure::log_sum_exp)[0] * got.figure(RoutingFigure::log_sum_exp)[0], 4.3240771,
+              1e-5);  // what the z-loss is the mean of
+  EXPECT_EQ(got.figure(RoutingFigure::margin)[0], 0);
 }
 
 TEST(Router, TiesGoToTheLowerIdAndNaNIsAnError) {

@@ -41,7 +41,7 @@ inline Routed compare_routing(const Routing& got, const std::vector<std::int32_t
   const auto k = static_cast<std::size_t>(got.top_k);
   result.tokens = static_cast<std::size_t>(got.n_tokens());
   for (std::size_t t = 0; t < result.tokens; ++t) {
-    if (got.margin[t] <= margin) continue;
+    if (got.figure(RoutingFigure::margin)[t] <= margin) continue;
     ++result.compared;
     const std::set<std::int32_t> chosen(&got.ids[t * k], &got.ids[t * k] + k);
     const std::set<std::int32_t> expected(&ids[t * k], &ids[t * k] + k);

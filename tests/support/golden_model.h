@@ -68,7 +68,7 @@ class KeepAll : public RoutingObserver {
  public:
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     layers_in_order = layers_in_order && moe_layer == static_cast<int>(routings.size());
-    for (Tensor* column : {&routing.logits, &routing.probabilities})
+    for (Tensor* column : {&routing.logits, &routing.probabilities, &routing.figures})
       if (column->device() == Device::gpu) *column = copy_to(Device::cpu, *column);
     routings.push_back(std::move(routing));
   }

@@ -42,7 +42,7 @@ DeviceRouting choose_experts(Tensor logits, RouterRule rule) {
                     .logits = std::move(logits),
                     .probabilities = {},
                     .weights = Tensor(DType::f32, n, rule.top_k, Device::gpu),
-                    .figures = Tensor(DType::f32, 4, n, Device::gpu),
+                    .figures = Tensor(DType::f32, kRoutingFigures, n, Device::gpu),
                     .ids = DeviceArray<std::int32_t>(static_cast<std::size_t>(n * rule.top_k)),
                     .fault = DeviceArray<std::int32_t>(std::span(&none, 1))};
   out.probabilities = Tensor(DType::f32, n, out.logits.cols(), Device::gpu);
@@ -66,11 +66,13 @@ Routing to_routing(DeviceRouting routing, const std::string& where) {
   const Tensor fault = start_download(as_matrix(routing.fault));
   const Tensor ids = start_download(as_matrix(routing.ids));
   const Tensor weights = start_download(routing.weights);
-  const Tensor figures = start_download(routing.figures);
   Routing out;
   out.top_k = routing.top_k;
   out.logits = std::move(routing.logits);
   out.probabilities = std::move(routing.probabilities);
+  out.figures = std::move(routing.figures);
+  out.gpu_ids = std::move(routing.ids);
+  out.gpu_weights = std::move(routing.weights);
   download_stream().wait();
   if (const std::int32_t first = *fault.data<std::int32_t>(); first < n) {
     throw Error("a router logit is not a finite number", where + ", token " + std::to_string(first) + " of the batch",
@@ -78,11 +80,6 @@ Routing to_routing(DeviceRouting routing, const std::string& where) {
   }
   out.ids = values_of<std::int32_t>(ids);
   out.weights = values_of<float>(weights);
-  std::int64_t row = 0;
-  for (auto* column : {&out.entropy, &out.margin, &out.top_probability, &out.log_sum_exp}) {
-    *column = values_of<float>(figures.rows(row, row + 1));
-    ++row;
-  }
   return out;
 }
 

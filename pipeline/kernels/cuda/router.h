@@ -15,7 +15,7 @@ struct DeviceRouting {
   Tensor logits;                    // [n, E] f32
   Tensor probabilities;             // [n, E] f32
   Tensor weights;                   // [n, k] f32
-  Tensor figures;                   // [4, n] f32: entropy, margin, top probability, log-sum-exp
+  Tensor figures;                   // [kRoutingFigures, n] f32
   DeviceArray<std::int32_t> ids;    // [n * k]
   DeviceArray<std::int32_t> fault;  // [1] first token with a logit that is not finite; n where there is none
 };
@@ -24,9 +24,8 @@ struct DeviceRouting {
 /// Throws Error for more than 512 experts or 32 choices.
 DeviceRouting choose_experts(Tensor logits, RouterRule rule);
 
-/// The same with logits and probabilities left on the GPU: ids, weights and figures, 8 k + 16 bytes a token, are copied
-/// to the host. Blocks until they have come, in the download stream. Throws Error naming `where` and the token when a
-/// logit is not finite.
+/// The same, left on the GPU, with ids and weights on the host too: 8 k bytes a token. Blocks until they have come, in
+/// the download stream. Throws Error naming `where` and the token when a logit is not finite.
 Routing to_routing(DeviceRouting routing, const std::string& where);
 
 }  // namespace switchyard::gpu
