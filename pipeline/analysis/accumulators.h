@@ -11,6 +11,7 @@
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
 #include "parallel/communicator.h"
+#include "pipeline/analysis/binning.h"
 #include "pipeline/analysis/count_sum.h"
 #include "pipeline/analysis/document_groups.h"
 #include "pipeline/analysis/path_sketch.h"
@@ -34,12 +35,7 @@ inline AccumulatorShape shape_of(const ModelFacts& model) {
   return {model.n_moe_layers(), model.n_experts, model.top_k, model.vocabulary};
 }
 
-inline constexpr int kHistogramBins = 64;
-/// Position p of a window falls into bucket floor(log2(p + 1)); the last bucket takes the rest.
-inline constexpr int kPositionBuckets = 20;
 inline constexpr std::size_t kPathCapacity = 16384;
-/// A token is confidently routed when its largest probability exceeds this.
-inline constexpr float kConfidentProbability = 0.7F;
 
 /// Count, mean and sum of squared deviations of a stream of values, with its range; mean and range are NaN when there
 /// was none. Merging is Chan, Golub and

@@ -1,7 +1,7 @@
 #include "pipeline/analysis/live_accumulators.h"
 
 #include <algorithm>
-#include <bit>
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -9,11 +9,10 @@
 namespace switchyard {
 namespace {
 
-/// Adds values to a histogram of equal bins on [0, high]; what lies outside counts in the end bins.
+/// Adds values to a histogram on [0, high].
 class Histogram {
  public:
-  Histogram(std::uint64_t* bins, double high)
-      : bins_(bins), scale_(high > 0 ? static_cast<float>(kHistogramBins / high) : 0.0F) {}
+  Histogram(std::uint64_t* bins, double high) : bins_(bins), scale_(bins_per_unit(high)) {}
   void add(float value) { ++bins_[std::clamp(static_cast<int>(value * scale_), 0, kHistogramBins - 1)]; }
 
  private:
@@ -21,18 +20,12 @@ class Histogram {
   float scale_;
 };
 
-bool is_of_phase(const TokenView& tokens, std::size_t t) { return tokens.of_phase.empty() || tokens.of_phase[t] != 0; }
-
-bool is_included(const TokenView& tokens, std::size_t t) {
-  return is_of_phase(tokens, t) && (tokens.included.empty() || tokens.included[t] != 0);
-}
-
 /// The values of included tokens; `kept` holds them when some are left out.
 std::span<const float> included_values(const TokenView& tokens, std::span<const float> values,
                                        std::vector<float>& kept) {
   if (tokens.included.empty() && tokens.of_phase.empty()) return values;
   for (std::size_t t = 0; t < values.size(); ++t)
-    if (is_included(tokens, t)) kept.push_back(values[t]);
+    if (tokens.counts(t)) kept.push_back(values[t]);
   return kept;
 }
 
@@ -54,23 +47,24 @@ std::uint64_t table_cells(const AccumulatorShape& shape) {
 }
 
 /// A table [rows, E] for each layer.
-std::vector<std::vector<std::uint32_t>> empty_tables(const AccumulatorShape& shape, int rows, bool keep) {
+LayerTables empty_tables(const AccumulatorShape& shape, int rows) {
   const std::size_t cells = static_cast<std::size_t>(rows) * static_cast<std::size_t>(shape.experts);
-  return {keep ? static_cast<std::size_t>(shape.layers) : 0, std::vector<std::uint32_t>(cells, 0)};
+  return {static_cast<std::size_t>(shape.layers), std::vector<std::uint32_t>(cells, 0)};
 }
 
-void add_into(std::vector<std::vector<std::uint32_t>>& to, const std::vector<std::vector<std::uint32_t>>& from) {
+void add_into(LayerTables& to, const LayerTables& from) {
+  assert(to.size() == from.size());
   for (std::size_t l = 0; l < to.size(); ++l)
     std::transform(to[l].begin(), to[l].end(), from[l].begin(), to[l].begin(), std::plus<>());
 }
 
-void set_to_zero(std::vector<std::vector<std::uint32_t>>& tables) {
+void set_to_zero(LayerTables& tables) {
   for (auto& table : tables) std::fill(table.begin(), table.end(), 0);
 }
 
 /// Collective. The sum of all ranks' tables as sparse counts on rank 0, cells numbered through the layers; leaves
 /// zeros.
-SparseCounts take_tables(std::vector<std::vector<std::uint32_t>>& tables, const Communicator& comm) {
+SparseCounts take_tables(LayerTables& tables, const Communicator& comm) {
   SparseCounts taken;
   for (std::size_t l = 0; l < tables.size(); ++l) {
     std::vector<std::uint64_t> counts(tables[l].begin(), tables[l].end());
@@ -110,8 +104,7 @@ struct LiveAccumulators::Run {
 std::vector<LiveAccumulators::Run> LiveAccumulators::runs_of(const TokenView& tokens) {
   std::vector<Run> runs;
   for (std::size_t t = 0; t < tokens.size(); ++t) {
-    const auto bucket = std::min<std::size_t>(kPositionBuckets - 1,
-                                              static_cast<std::size_t>(std::bit_width(tokens.position[t] + 1U)) - 1);
+    const auto bucket = static_cast<std::size_t>(position_bucket(tokens.position[t]));
     if (runs.empty() || runs.back().bucket != bucket || runs.back().group != tokens.group[t])
       runs.push_back({t, bucket, tokens.group[t]});
     runs.back().end = t + 1;
@@ -138,13 +131,18 @@ std::vector<double> probability_sums(TensorView probabilities, std::span<const s
 }
 
 LiveAccumulators::LiveAccumulators(const AccumulatorShape& shape, TokenTableChoice tables)
-    : shape_(shape), choice_(tables), sums_(shape), dense_groups_(empty_tables(shape, kDocumentGroups, true)) {
-  for (std::size_t which = 0; which < kTokenTables; ++which) {
+    : shape_(shape), choice_(tables), sums_(shape) {
+  for (std::size_t which = 0; which < kTokenTables; ++which)
     if (tables.keep[which] && tables.capacity > 0)
       frequent_[which].assign(static_cast<std::size_t>(shape.layers), FrequentCells(tables.capacity));
-    else
-      dense_[which] = empty_tables(shape, shape.vocabulary, tables.keep[which]);
-  }
+}
+
+/// The dense ones, unless they are there.
+void LiveAccumulators::make_tables() {
+  if (!dense_groups_.empty()) return;
+  dense_groups_ = empty_tables(shape_, kDocumentGroups);
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    if (choice_.keeps_all(which)) dense_[which] = empty_tables(shape_, shape_.vocabulary);
 }
 
 TokenTableChoice TokenTableChoice::within(std::uint64_t cells, const AccumulatorShape& shape) {
@@ -163,12 +161,22 @@ std::uint64_t LiveAccumulators::table_bytes(const AccumulatorShape& shape, Token
 
 void LiveAccumulators::absorb(LiveAccumulators& other) {
   sums_.merge(other.sums_);
-  for (std::size_t which = 0; which < kTokenTables; ++which) {
-    add_into(dense_[which], other.dense_[which]);
+  for (std::size_t which = 0; which < kTokenTables; ++which)
     for (std::size_t l = 0; l < frequent_[which].size(); ++l) frequent_[which][l].merge(other.frequent_[which][l]);
-  }
-  add_into(dense_groups_, other.dense_groups_);
+  if (!other.dense_groups_.empty()) add_tables(other.dense_, other.dense_groups_);
   other.clear();
+}
+
+void LiveAccumulators::add(LayerCounts counts) {
+  sums_.merge(counts.sums);
+  add_tables(counts.token_tables, counts.groups);
+}
+
+void LiveAccumulators::add_tables(const std::array<LayerTables, kTokenTables>& token_tables,
+                                  const LayerTables& groups) {
+  make_tables();
+  for (std::size_t which = 0; which < kTokenTables; ++which) add_into(dense_[which], token_tables[which]);
+  add_into(dense_groups_, groups);
 }
 
 void LiveAccumulators::clear() {
@@ -180,6 +188,7 @@ void LiveAccumulators::clear() {
 }
 
 void LiveAccumulators::observe(const TokenView& tokens) {
+  make_tables();
   const std::vector<Run> runs = runs_of(tokens);
   // Layers touch disjoint counters, so they need no locks and the result does not depend on the number of threads; one
   // more task sees what is of no layer: it takes longest, so it comes first.
@@ -197,11 +206,11 @@ void LiveAccumulators::observe(const TokenView& tokens) {
 void LiveAccumulators::observe_tokens(const TokenView& tokens) {
   std::vector<float> losses;
   for (std::size_t t = 0; t < tokens.size(); ++t) {
-    const bool begins = tokens.position[t] == 0 || (t > 0 && !is_of_phase(tokens, t - 1));
-    sums_.windows[0] += begins && is_of_phase(tokens, t) ? 1 : 0;
-    if (!is_included(tokens, t)) continue;
+    const bool begins = tokens.position[t] == 0 || (t > 0 && !tokens.is_of_phase(t - 1));
+    sums_.windows[0] += begins && tokens.is_of_phase(t) ? 1 : 0;
+    if (!tokens.counts(t)) continue;
     ++sums_.tokens[0];
-    if (t > 0 && tokens.position[t] > 0 && is_included(tokens, t - 1)) ++sums_.repeat_pairs[0];
+    if (tokens.continues(t)) ++sums_.repeat_pairs[0];
     if (tokens.target[t] < 0) continue;
     ++sums_.targets[0];
     if (!tokens.predicted.empty())
@@ -229,6 +238,7 @@ class LiveAccumulators::LayerCounter {
   void count_slots(std::span<const Run> runs);
   void count_pairs();
   void count_tokens();
+  void count_frequent_tokens();
   void count_flow();
   void count_repetition();
   void sum_weights();
@@ -246,6 +256,8 @@ class LiveAccumulators::LayerCounter {
       if ((included == nullptr || included[t] != 0) && (of_phase == nullptr || of_phase[t] != 0))
         visit(t, experts + t * k);
   }
+  template <typename Add, typename Expect>
+  void count_by(std::size_t which, Add add, Expect expect) const;
   std::size_t top_k() const { return TopK > 0 ? TopK : k_; }
 
   LiveAccumulators& live_;
@@ -292,36 +304,46 @@ void LiveAccumulators::LayerCounter<TopK>::count_pairs() {
 
 template <std::size_t TopK>
 void LiveAccumulators::LayerCounter<TopK>::count_tokens() {
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    if (live_.choice_.keeps_all(which))
+      count_by(
+          which, [table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; },
+          [table = live_.dense_[which][layer_].data()](std::size_t cell) { __builtin_prefetch(table + cell, 1); });
+  count_frequent_tokens();
+}
+
+template <std::size_t TopK>
+void LiveAccumulators::LayerCounter<TopK>::count_frequent_tokens() {
+  for (std::size_t which = 0; which < kTokenTables; ++which)
+    if (!live_.frequent_[which].empty())
+      count_by(
+          which, [table = &live_.frequent_[which][layer_]](std::size_t cell) { table->add(cell); }, [](std::size_t) {});
+}
+
+/// expect: the cell is needed soon. A table is larger than a cache, and ids come in no order.
+template <std::size_t TopK>
+template <typename Add, typename Expect>
+void LiveAccumulators::LayerCounter<TopK>::count_by(std::size_t which, Add add, Expect expect) const {
   const std::size_t k = top_k();
   const std::size_t n_experts = n_experts_;
-  for (std::size_t which = 0; which < kTokenTables; ++which) {
-    // expect: the cell is needed soon. A table is larger than a cache, and ids come in no order.
-    const auto count = [&](auto add, auto expect) {
-      const auto add_choices = [=](std::size_t id, const std::uint16_t* expert) {
-        for (std::size_t j = 0; j < k; ++j) add(id * n_experts + expert[j]);
-      };
-      constexpr std::size_t kAhead = 16;  // tokens
-      if (which == static_cast<std::size_t>(TokenTable::target)) {
-        for_each(0, n_, [=, n = n_, target = tokens_.target.data()](std::size_t t, const std::uint16_t* expert) {
-          if (const std::int64_t soon = t + kAhead < n ? target[t + kAhead] : -1; soon >= 0)
-            expect(static_cast<std::size_t>(soon) * n_experts);
-          if (target[t] >= 0) add_choices(static_cast<std::size_t>(target[t]), expert);
-        });
-      } else {
-        const auto ids = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token : tokens_.predicted;
-        if (ids.empty()) return;
-        for_each(0, n_, [=, n = n_, id = ids.data()](std::size_t t, const std::uint16_t* expert) {
-          if (t + kAhead < n) expect(id[t + kAhead] * n_experts);
-          add_choices(id[t], expert);
-        });
-      }
-    };
-    if (!live_.dense_[which].empty())
-      count([table = live_.dense_[which][layer_].data()](std::size_t cell) { ++table[cell]; },
-            [table = live_.dense_[which][layer_].data()](std::size_t cell) { __builtin_prefetch(table + cell, 1); });
-    else if (!live_.frequent_[which].empty())
-      count([table = &live_.frequent_[which][layer_]](std::size_t cell) { table->add(cell); }, [](std::size_t) {});
+  const auto add_choices = [=](std::size_t id, const std::uint16_t* expert) {
+    for (std::size_t j = 0; j < k; ++j) add(id * n_experts + expert[j]);
+  };
+  constexpr std::size_t kAhead = 16;  // tokens
+  if (which == static_cast<std::size_t>(TokenTable::target)) {
+    for_each(0, n_, [=, n = n_, target = tokens_.target.data()](std::size_t t, const std::uint16_t* expert) {
+      if (const std::int64_t soon = t + kAhead < n ? target[t + kAhead] : -1; soon >= 0)
+        expect(static_cast<std::size_t>(soon) * n_experts);
+      if (target[t] >= 0) add_choices(static_cast<std::size_t>(target[t]), expert);
+    });
+    return;
   }
+  const auto ids = which == static_cast<std::size_t>(TokenTable::input) ? tokens_.token : tokens_.predicted;
+  if (ids.empty()) return;
+  for_each(0, n_, [=, n = n_, id = ids.data()](std::size_t t, const std::uint16_t* expert) {
+    if (t + kAhead < n) expect(id[t + kAhead] * n_experts);
+    add_choices(id[t], expert);
+  });
 }
 
 template <std::size_t TopK>
@@ -346,7 +368,7 @@ void LiveAccumulators::LayerCounter<TopK>::count_repetition() {
   std::uint64_t top1 = 0;
   std::uint64_t any = 0;
   for_each(1, n_, [&](std::size_t t, const std::uint16_t* expert) {
-    if (tokens_.position[t] == 0 || !is_included(tokens_, t - 1)) return;
+    if (!tokens_.continues(t)) return;
     top1 += expert[0] == *(expert - k) ? 1 : 0;
     any += intersect(expert, expert - k, k) ? 1 : 0;
   });
@@ -382,6 +404,18 @@ void LiveAccumulators::count_choices(const TokenView& tokens, std::span<const Ru
   counter.sum_weights();
 }
 
+void LiveAccumulators::observe_beside_gpu(const TokenView& tokens) {
+#pragma omp parallel for schedule(dynamic, 1)
+  for (int task = shape_.layers; task >= 0; --task) {
+    if (task < shape_.layers) {
+      LayerCounter<0>(*this, tokens, static_cast<std::size_t>(task)).count_frequent_tokens();
+    } else {
+      observe_tokens(tokens);
+      if (shape_.layers > 0) observe_paths(tokens);
+    }
+  }
+}
+
 void LiveAccumulators::observe_layer(const TokenView& tokens, std::span<const Run> runs, int layer) {
   const LayerView& view = tokens.layers[static_cast<std::size_t>(layer)];
   const auto l = static_cast<std::size_t>(layer);
@@ -414,10 +448,9 @@ void LiveAccumulators::observe_layer(const TokenView& tokens, std::span<const Ru
   spread(view.margin, sums_.margin, sums_.margin_histogram.data() + l * kHistogramBins, 1.0);
   spread(view.top_probability, sums_.top_probability, sums_.top_probability_histogram.data() + l * kHistogramBins, 1.0);
   for (std::size_t t = 0; t < view.top_probability.size(); ++t)
-    confident += is_included(tokens, t) && view.top_probability[t] > kConfidentProbability ? 1 : 0;
+    confident += tokens.counts(t) && view.top_probability[t] > kConfidentProbability ? 1 : 0;
   for (std::size_t t = 0; t < view.log_sum_exp.size(); ++t)
-    if (is_included(tokens, t))
-      z_sum += static_cast<double>(view.log_sum_exp[t]) * static_cast<double>(view.log_sum_exp[t]);
+    if (tokens.counts(t)) z_sum += static_cast<double>(view.log_sum_exp[t]) * static_cast<double>(view.log_sum_exp[t]);
   sums_.confident[l] += confident;
   sums_.z_sum[l] += z_sum;
   for (std::size_t e = 0; e < view.probability_sum.size(); ++e)
@@ -434,13 +467,14 @@ void LiveAccumulators::observe_paths(const TokenView& tokens) {
   const auto k = static_cast<std::size_t>(shape_.top_k);
   std::vector<std::uint16_t> path(layers);
   for (std::size_t t = 0; t < tokens.size(); ++t) {
-    if (!is_included(tokens, t)) continue;
+    if (!tokens.counts(t)) continue;
     for (std::size_t l = 0; l < layers; ++l) path[l] = tokens.layers[l].expert[t * k];
     sums_.paths.add(path);
   }
 }
 
 Accumulators LiveAccumulators::take(const Communicator& comm) {
+  make_tables();  // as other ranks may have
   Accumulators taken = std::exchange(sums_, Accumulators(shape_));
   complete_coactivation(taken);
   const std::uint64_t layer_cells =

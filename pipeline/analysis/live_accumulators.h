@@ -38,6 +38,20 @@ struct TokenView {
   std::span<const std::uint8_t> of_phase = {};
 
   std::size_t size() const { return position.size(); }
+  bool is_of_phase(std::size_t t) const { return of_phase.empty() || of_phase[t] != 0; }
+  bool counts(std::size_t t) const { return is_of_phase(t) && (included.empty() || included[t] != 0); }
+  /// Whether it counts, and so does the token before, of the same window.
+  bool continues(std::size_t t) const { return t > 0 && position[t] > 0 && counts(t) && counts(t - 1); }
+};
+
+/// Tables of counts, [L][rows, E]; u32 because a segment has fewer than 2^32 tokens.
+using LayerTables = std::vector<std::vector<std::uint32_t>>;
+
+/// What was counted of the layers on a GPU.
+struct LayerCounts {
+  Accumulators sums;  // but for the tables below; coactivation: pairs of a choice and a later one
+  std::array<LayerTables, kTokenTables> token_tables;  // [L][V, E]; empty where not all cells are kept
+  LayerTables groups;                                  // [L][kDocumentGroups, E]
 };
 
 /// [n] 1 for tokens that count, 0 for those whose id is flagged in `excluded` [V]; empty when `excluded` is: all count.
@@ -53,6 +67,7 @@ struct TokenTableChoice {
   std::array<bool, kTokenTables> keep = {true, true, true};
   std::uint64_t capacity = 0;  // 0: all of them, exactly; else the most frequent ones
 
+  bool keeps_all(std::size_t which) const { return keep.at(which) && capacity == 0; }
   /// Exact tables where they have at most `cells` cells, else as many frequent ones as take the memory of `cells`.
   static TokenTableChoice within(std::uint64_t cells, const AccumulatorShape& shape);
 };
@@ -64,6 +79,11 @@ class LiveAccumulators {
   LiveAccumulators(const AccumulatorShape& shape, TokenTableChoice tables);
 
   void observe(const TokenView& tokens);
+  /// The same beside a GPU that counts the layers (kernels/cuda/routing_counts.h): what is of no layer, and token
+  /// tables of which the most frequent cells alone are kept. Of layers it wants the experts.
+  void observe_beside_gpu(const TokenView& tokens);
+  /// Adds what the GPU has counted.
+  void add(LayerCounts counts);
   void add_documents(std::uint64_t documents) { sums_.documents[0] += documents; }
   /// Takes over what `other` has observed, and leaves it empty.
   void absorb(LiveAccumulators& other);
@@ -79,6 +99,8 @@ class LiveAccumulators {
   struct Run;
   template <std::size_t TopK>
   class LayerCounter;
+  void make_tables();
+  void add_tables(const std::array<LayerTables, kTokenTables>& token_tables, const LayerTables& groups);
   static std::vector<Run> runs_of(const TokenView& tokens);
   void observe_tokens(const TokenView& tokens);
   void observe_layer(const TokenView& tokens, std::span<const Run> runs, int layer);
@@ -90,11 +112,11 @@ class LiveAccumulators {
   AccumulatorShape shape_;
   TokenTableChoice choice_;
   Accumulators sums_;  // coactivation: pairs of a choice and a later one, until they are taken
-  // [L][V, E] each, or [L] summaries where not all cells are kept, and [L][kDocumentGroups, E]; u32 because a segment
-  // has fewer than 2^32 tokens.
-  std::array<std::vector<std::vector<std::uint32_t>>, kTokenTables> dense_;
+  // [L][V, E] each, or [L] summaries where not all cells are kept, and [L][kDocumentGroups, E]. Dense ones are made
+  // when they are first needed: beside a GPU that is late or never.
+  std::array<LayerTables, kTokenTables> dense_;
   std::array<std::vector<FrequentCells>, kTokenTables> frequent_;
-  std::vector<std::vector<std::uint32_t>> dense_groups_;
+  LayerTables dense_groups_;
 };
 
 }  // namespace switchyard

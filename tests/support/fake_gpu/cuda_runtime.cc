@@ -293,7 +293,7 @@ void enqueue(cudaStream_t stream, std::vector<Range> touched, std::function<void
   stream->push(std::move(touched), std::move(work));
 }
 
-void launch(std::initializer_list<const void*> touched, std::function<void()> work) {
+void launch(const std::vector<const void*>& touched, std::function<void()> work) {
   std::vector<Range> ranges;
   for (const void* data : touched) {
     if (data == nullptr) continue;

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
-#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -29,7 +28,7 @@ void enqueue(cudaStream_t stream, std::vector<Range> touched, std::function<void
 
 /// Launches a kernel in the compute stream: work that touches the tensors, or whatever was allocated, that these point
 /// into. Null pointers are left out; one to host memory is complained of.
-void launch(std::initializer_list<const void*> touched, std::function<void()> work);
+void launch(const std::vector<const void*>& touched, std::function<void()> work);
 
 /// Whether all of it lies in one piece of device memory, or in one of pinned host memory.
 bool is_device_memory(Range range);
