@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "parallel/bf16.h"
-#include "pipeline/kernels/cuda/probability_sums.h"
 
 namespace switchyard {
 namespace {
@@ -37,12 +36,11 @@ std::vector<T> gather_column(std::span<const HeldToken> order, std::size_t width
   return column;
 }
 
-/// [n] 1 for tokens of this phase that are included.
-std::vector<std::uint8_t> counted_tokens(std::span<const std::uint8_t> included, std::span<const std::uint8_t> phase,
-                                         std::size_t which) {
-  std::vector<std::uint8_t> counted(phase.size());
-  for (std::size_t t = 0; t < counted.size(); ++t)
-    counted[t] = phase[t] == which && (included.empty() || included[t] != 0) ? 1 : 0;
+/// [n] 1 for tokens that count; empty: all do.
+std::vector<std::uint8_t> counted_tokens(const TokenView& tokens) {
+  if (tokens.included.empty() && tokens.of_phase.empty()) return {};
+  std::vector<std::uint8_t> counted(tokens.size());
+  for (std::size_t t = 0; t < counted.size(); ++t) counted[t] = tokens.counts(t) ? 1 : 0;
   return counted;
 }
 
@@ -118,6 +116,7 @@ Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice 
                    bool generates)
     : model_(model),
       level_(level),
+      tables_(tables),
       excluded_(std::move(excluded_tokens)),
       placement_(placement),
       dispatched_row_bytes_(dispatched_row_bytes),
@@ -144,6 +143,8 @@ void Recorder::observe(int moe_layer, Routing&& routing, std::span<const Exchang
                  [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
   routing_[l] = std::move(routing);
   keep_logits(l);
+  if (level_ != RecordLevel::counts && routing_[l].figures.device() == Device::gpu)
+    entropies_on_way_.emplace_back(routing_[l].figures.rows(0, 1));
   count_send_ranks(l, placement_->layer(moe_layer));
 }
 
@@ -165,6 +166,14 @@ void Recorder::finish_logits() {
   logits_on_way_.reset();
 }
 
+/// [L][1, n], or none.
+std::vector<Tensor> Recorder::finish_entropies() {
+  std::vector<Tensor> entropies;
+  for (Download& download : entropies_on_way_) entropies.push_back(std::move(download).finish());
+  entropies_on_way_.clear();
+  return entropies;
+}
+
 /// All layers', where they are a GPU's.
 void Recorder::move_to_host(Tensor Routing::*column) {
   std::vector<Download> downloads;
@@ -177,13 +186,13 @@ bool Recorder::has_gpu_routing() const {
   return layers() > 0 && routing_.front().probabilities.device() == Device::gpu;
 }
 
-/// [L][E] over the tokens that count; the probabilities go.
-std::vector<std::vector<double>> Recorder::sum_on_gpu(std::span<const std::uint8_t> counted) {
-  std::vector<TensorView> of_layers;
-  for (const Routing& routing : routing_) of_layers.emplace_back(routing.probabilities);
-  std::vector<std::vector<double>> sums = gpu::probability_sums(of_layers, counted);
-  for (Routing& routing : routing_) routing.probabilities = {};
-  return sums;
+/// What is of the layers, into block_counts_.
+void Recorder::count_on_gpu(const StepView& all) {
+  while (block_counts_.size() < block_live_.size()) {
+    block_counts_.emplace_back(shape_of(model_), tables_);
+    segment_counts_.emplace_back(shape_of(model_), tables_);
+  }
+  for_each_phase(all, [&](std::size_t phase, TokenView tokens) { block_counts_[phase].observe(tokens, all.routing); });
 }
 
 Recorder::BlockFigures Recorder::empty_figures() const {
@@ -219,21 +228,26 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
                                    const StepTimes& times) {
   const Stopwatch watch;
   finish_logits();
+  const StepView all = {batch.tokens, batch.targets, step, losses, routing_, experts_};
   if (!has_gpu_routing()) {
-    record_tokens({batch.tokens, batch.targets, step, losses, routing_, experts_, {}});
+    record_tokens(all);
     return end_step(step, times, watch.seconds());
   }
-  std::vector<std::vector<double>> sums = sum_on_gpu(included_tokens(batch.tokens, excluded_));
-  move_to_host(&Routing::figures);
-  HeldStep all = take_step(batch, step, losses);
-  all.probability_sum = std::move(sums);
+  std::vector<Tensor> entropies = finish_entropies();
+  count_on_gpu(all);
+  for (std::size_t l = 0; l < layers(); ++l) {  // what rows keep
+    routing_[l].probabilities = {};
+    routing_[l].figures = entropies.empty() ? Tensor() : std::move(entropies[l]);
+  }
+  HeldStep kept = take_step(batch, step, losses);
   finish_recording();
-  recording_ = std::async(std::launch::async, [this, all = std::move(all)] { record_tokens(all.view()); });
+  recording_ = std::async(std::launch::async, [this, kept = std::move(kept)] { record_beside_gpu(kept.view()); });
   return end_step(step, times, watch.seconds());
 }
 
 PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, const StepTimes& times) {
   finish_logits();
+  finish_entropies();
   move_to_host(&Routing::probabilities);  // where tokens are put in order
   move_to_host(&Routing::figures);
   const PhaseSeconds all = end_step(step, times, 0);
@@ -303,21 +317,29 @@ Recorder::HeldStep Recorder::gather_held(std::span<const HeldToken> order) const
   return all;
 }
 
-void Recorder::record_tokens(const StepView& all) {
+/// Calls visit with each phase and its tokens, of whose layers it knows the experts.
+void Recorder::for_each_phase(const StepView& all, const std::function<void(std::size_t, TokenView)>& visit) const {
   const StepTokens& step = all.step;
   const std::vector<std::uint8_t> included = included_tokens(all.tokens, excluded_);
-  std::vector<std::vector<double>> probability_sum(all.probability_sum.begin(), all.probability_sum.end());
-  probability_sum.resize(layers());
-  std::vector<LayerView> views(layers());
+  std::vector<LayerView> layers;
+  for (const std::vector<std::uint16_t>& experts : all.experts) layers.push_back({experts, {}, {}, {}, {}, {}, {}});
   for (std::size_t phase = 0; phase < (step.phase.empty() ? 1 : block_live_.size()); ++phase) {
     std::vector<std::uint8_t> of_phase;
     for (const std::uint8_t number : step.phase) of_phase.push_back(number == phase ? 1 : 0);
-    const std::vector<std::uint8_t> counted =
-        step.phase.empty() ? included : counted_tokens(included, step.phase, phase);
+    visit(phase, {all.tokens, step.position, step.group, all.targets, all.losses.predicted, all.losses.loss, included,
+                  layers, of_phase});
+  }
+}
+
+void Recorder::record_tokens(const StepView& all) {
+  for_each_phase(all, [&](std::size_t phase, TokenView tokens) {
+    const std::vector<std::uint8_t> counted = counted_tokens(tokens);
+    std::vector<std::vector<double>> probability_sum(layers());
+    std::vector<LayerView> views(layers());
 #pragma omp parallel for schedule(dynamic, 1)
     for (std::size_t l = 0; l < layers(); ++l) {
       const Routing& routing = all.routing[l];
-      if (all.probability_sum.empty()) probability_sum[l] = probability_sums(routing.probabilities, counted);
+      probability_sum[l] = probability_sums(routing.probabilities, counted);
       views[l] = {all.experts[l],
                   routing.weights,
                   routing.figure(RoutingFigure::entropy),
@@ -326,9 +348,15 @@ void Recorder::record_tokens(const StepView& all) {
                   routing.figure(RoutingFigure::log_sum_exp),
                   probability_sum[l]};
     }
-    block_live_[phase].observe({all.tokens, step.position, step.group, all.targets, all.losses.predicted,
-                                all.losses.loss, included, views, of_phase});
-  }
+    tokens.layers = views;
+    block_live_[phase].observe(tokens);
+  });
+  if (level_ != RecordLevel::counts) append_rows(all);
+}
+
+/// What count_on_gpu leaves.
+void Recorder::record_beside_gpu(const StepView& all) {
+  for_each_phase(all, [&](std::size_t phase, TokenView tokens) { block_live_[phase].observe_beside_gpu(tokens); });
   if (level_ != RecordLevel::counts) append_rows(all);
 }
 
@@ -398,6 +426,7 @@ void Recorder::finish_block(std::uint64_t block, std::array<std::uint64_t, kToke
   for (std::size_t phase = 0; phase < block_live_.size(); ++phase) {
     block_live_[phase].add_documents(n_documents.at(phase));
     segment_live_[phase].absorb(block_live_[phase]);
+    if (!block_counts_.empty()) segment_counts_[phase].absorb(block_counts_[phase]);
   }
   for (StepFigures& step : block_steps_) {
     step.block = block;
@@ -635,13 +664,22 @@ std::vector<Table> Recorder::dispatch_tables() {
   return tables;
 }
 
+std::uint64_t Recorder::gpu_bytes(const ModelFacts& model, TokenTableChoice tables, std::int64_t batch_tokens,
+                                  bool generates) {
+  const AccumulatorShape shape = shape_of(model);
+  if (generates || shape.layers == 0) return 0;
+  return 2 * gpu::RoutingCounts::bytes(shape, tables) + gpu::RoutingCounts::step_bytes(shape, batch_tokens);
+}
+
 RecordedBlocks Recorder::take() {
   finish_recording();
   for (LiveAccumulators& live : block_live_) live.clear();
+  for (gpu::RoutingCounts& counts : block_counts_) counts.clear();
   block_steps_.clear();
   held_.clear();
   RecordedBlocks taken{std::exchange(finished_rows_, {}), {}, dispatch_tables()};
   for (std::size_t phase = 0; phase < segment_live_.size(); ++phase) {
+    if (!segment_counts_.empty()) segment_live_[phase].add(segment_counts_[phase].take());
     Accumulators sums = segment_live_[phase].take(comm_);
     if (phase == 0 || sums.documents[0] > 0) taken.sums.push_back({static_cast<TokenPhase>(phase), std::move(sums)});
   }

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <limits>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "parallel/expert_placement.h"
 #include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/analysis/token_phase.h"
+#include "pipeline/kernels/cuda/routing_counts.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/model_flops.h"
 #include "pipeline/model/routing.h"
@@ -58,8 +60,9 @@ class Recorder : public RoutingObserver {
 
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) override;
   /// Ends a step: the layers observed since the last call belong to `batch`. times: of this rank; returned by phase,
-  /// with the time spent here. A step of a GPU is recorded by a thread beside the next step, whose finish_step waits
-  /// for it, as finish_block and take() do; on CPUs, where that would take cores from the next step, at once.
+  /// with the time spent here. Layers of a GPU are counted where their routing lies, behind what it was given before,
+  /// and the rest is recorded by a thread beside the next step, whose finish_step waits for it, as finish_block and
+  /// take() do; on CPUs, where that would take cores from the next step, at once.
   PhaseSeconds finish_step(const Batch& batch, const StepTokens& step, const TokenLosses& losses,
                            const StepTimes& times);
   /// The same, but the tokens are held: rows, and statistics of neighbours, want a document's tokens one after another,
@@ -79,6 +82,12 @@ class Recorder : public RoutingObserver {
 
   /// Collective. Everything of the blocks finished since the last call; a block that is not finished is dropped.
   RecordedBlocks take();
+
+  /// Bytes of GPU memory that recording takes, in batches of so many tokens: the counts of the running block and of
+  /// those before it, and a step's while it is counted. None where answers are generated, which are counted on the
+  /// host.
+  static std::uint64_t gpu_bytes(const ModelFacts& model, TokenTableChoice tables, std::int64_t batch_tokens,
+                                 bool generates);
 
  private:
   // What this rank's tokens did in one step, and in one block.
@@ -104,9 +113,8 @@ class Recorder : public RoutingObserver {
     std::span<const std::int64_t> targets;
     const StepTokens& step;
     const TokenLosses& losses;
-    std::span<const Routing> routing;                      // [L]
-    std::span<const std::vector<std::uint16_t>> experts;   // [L]
-    std::span<const std::vector<double>> probability_sum;  // [L][E] where the GPU has made it; else empty
+    std::span<const Routing> routing;                     // [L]
+    std::span<const std::vector<std::uint16_t>> experts;  // [L]
   };
   /// The same, kept.
   struct HeldStep {
@@ -114,11 +122,10 @@ class Recorder : public RoutingObserver {
     std::vector<std::int64_t> targets;
     StepTokens step;
     TokenLosses losses;
-    std::vector<Routing> routing;                        // [L]
-    std::vector<std::vector<std::uint16_t>> experts;     // [L]
-    std::vector<std::vector<double>> probability_sum{};  // [L][E] where the GPU has made it; else empty
+    std::vector<Routing> routing;                     // [L]
+    std::vector<std::vector<std::uint16_t>> experts;  // [L]
 
-    StepView view() const { return {tokens, targets, step, losses, routing, experts, probability_sum}; }
+    StepView view() const { return {tokens, targets, step, losses, routing, experts}; }
   };
 
   /// Logits on their way from the GPU to the routing of a layer.
@@ -130,14 +137,17 @@ class Recorder : public RoutingObserver {
   BlockFigures empty_figures() const;
   void keep_logits(std::size_t layer);
   void finish_logits();
+  std::vector<Tensor> finish_entropies();
   void move_to_host(Tensor Routing::*column);
   bool has_gpu_routing() const;
-  std::vector<std::vector<double>> sum_on_gpu(std::span<const std::uint8_t> counted);
+  void count_on_gpu(const StepView& all);
   HeldStep take_step(const Batch& batch, StepTokens step, TokenLosses losses);
   void finish_recording();
   void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
   PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
+  void for_each_phase(const StepView& all, const std::function<void(std::size_t, TokenView)>& visit) const;
   void record_tokens(const StepView& all);
+  void record_beside_gpu(const StepView& all);
   void append_rows(const StepView& all);
   HeldStep gather_held(std::span<const HeldToken> order) const;
   void count_experts(StepFigures& figures);
@@ -148,6 +158,7 @@ class Recorder : public RoutingObserver {
 
   ModelFacts model_;
   RecordLevel level_;
+  TokenTableChoice tables_;
   std::vector<std::uint8_t> excluded_;
   const ExpertPlacement* placement_;
   std::uint64_t dispatched_row_bytes_;
@@ -159,9 +170,11 @@ class Recorder : public RoutingObserver {
 
   std::vector<Routing> routing_;  // [L] of the running step; logits at level logits alone, on the host
   std::optional<LogitsDownload> logits_on_way_;
+  std::vector<Download> entropies_on_way_;           // of the running step's layers, in order, for a GPU's rows
   std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the same ids, as narrow as rows keep them
   // A running block apart from finished ones, so that a stop between two steps can drop it. By phase.
   std::vector<LiveAccumulators> block_live_, segment_live_;
+  std::vector<gpu::RoutingCounts> block_counts_, segment_counts_;  // made for the first step of a GPU
   std::vector<HeldStep> held_;
   TokenRows block_rows_;
   std::vector<TokenRows> finished_rows_;

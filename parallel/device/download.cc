@@ -8,7 +8,7 @@
 namespace switchyard {
 namespace {
 
-Event start_copy(Tensor& to, const Tensor& from) {
+Event start_copy(Tensor& to, TensorView from) {
   download_stream().wait_for(compute_stream().record());
   copy_in(download_stream(), to.bytes(), from.bytes(), static_cast<std::size_t>(from.rows() * from.row_bytes()));
   return download_stream().record();
@@ -21,10 +21,10 @@ const Stream& download_stream() {
   return stream;
 }
 
-Download::Download(Tensor from)
-    : from_(std::move(from)),
-      to_(from_.dtype(), from_.rows(), from_.cols(), Device::pinned),
-      done_(start_copy(to_, from_)) {}
+Download::Download(TensorView from)
+    : to_(from.dtype(), from.rows(), from.cols(), Device::pinned), done_(start_copy(to_, from)) {}
+
+Download::Download(Tensor from) : Download(from.view()) { from_ = std::move(from); }
 
 Tensor Download::finish() && {
   done_.wait();

@@ -13,6 +13,8 @@ const Stream& download_stream();
 class Download {
  public:
   explicit Download(Tensor from);
+  /// The same of rows that live until it is finished.
+  explicit Download(TensorView from);
   /// The copy, once it is whole. Blocks.
   Tensor finish() &&;
 

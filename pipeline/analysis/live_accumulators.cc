@@ -167,7 +167,7 @@ void LiveAccumulators::absorb(LiveAccumulators& other) {
   other.clear();
 }
 
-void LiveAccumulators::add(LayerCounts counts) {
+void LiveAccumulators::add(const LayerCounts& counts) {
   sums_.merge(counts.sums);
   add_tables(counts.token_tables, counts.groups);
 }

@@ -83,7 +83,7 @@ class LiveAccumulators {
   /// tables of which the most frequent cells alone are kept. Of layers it wants the experts.
   void observe_beside_gpu(const TokenView& tokens);
   /// Adds what the GPU has counted.
-  void add(LayerCounts counts);
+  void add(const LayerCounts& counts);
   void add_documents(std::uint64_t documents) { sums_.documents[0] += documents; }
   /// Takes over what `other` has observed, and leaves it empty.
   void absorb(LiveAccumulators& other);

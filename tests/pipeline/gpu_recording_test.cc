@@ -12,9 +12,13 @@
 #include <variant>
 #include <vector>
 
+#include "parallel/bf16.h"
 #include "parallel/device/device_memory.h"
 #include "pipeline/kernels/cuda/routing_counts.h"
+#include "pipeline/recorder.h"
+#include "tests/support/golden_model.h"
 #include "tests/support/gpu_faults.h"
+#include "tests/support/one_rank.h"
 
 namespace switchyard {
 namespace {
@@ -289,6 +293,109 @@ TEST(GpuCountsTest, TakeTheMemoryTheySay) {
   EXPECT_EQ(all - gpu::RoutingCounts::bytes(shape, kept({false, true, true})), 2U * 8U * 1000U * 4U);
   EXPECT_EQ(all - gpu::RoutingCounts::bytes(shape, kept({true, true, true}, 50)), 3U * 2U * 8U * 1000U * 4U);
   EXPECT_GT(gpu::RoutingCounts::step_bytes(shape, 1000), 1000U * 16U);
+}
+
+using testing_support::GoldenModel;
+using testing_support::KeepAll;
+using testing_support::OneRank;
+
+/// A model on a GPU that is recorded.
+class Recording {
+ public:
+  explicit Recording(RecordLevel level)
+      : recorder_(config().facts("golden"), level, {}, {}, &one_.model().placement(), one_.model().row_bytes(),
+                  ModelFlops(config()), comm_) {}
+
+  /// A step of these sequences.
+  void step(std::size_t first, std::size_t last) {
+    const Batch batch = golden_.batch(first, last);
+    StepTokens tokens;
+    for (std::size_t w = 0; w + 1 < batch.window_offsets.size(); ++w)
+      for (std::int32_t t = batch.window_offsets[w]; t < batch.window_offsets[w + 1]; ++t) {
+        tokens.document.push_back(static_cast<std::uint32_t>(first + w));
+        tokens.group.push_back(static_cast<std::uint16_t>(first + w));
+        tokens.position.push_back(static_cast<std::uint32_t>(t - batch.window_offsets[w]));
+      }
+    const TokenLosses losses = one_.forward(batch, recorder_);
+    recorder_.finish_step(batch, tokens, losses, one_.model().take_times());
+  }
+  void finish_block(std::uint64_t block) { recorder_.finish_block(block, {1, 0}); }
+  RecordedBlocks take() { return recorder_.take(); }
+
+  const GoldenModel& golden() const { return golden_; }
+  OneRank& one() { return one_; }
+
+ private:
+  const ModelConfig& config() { return one_.model().config(); }
+
+  GoldenModel golden_{"golden/mixtral"};
+  Communicator comm_ = Communicator::self();
+  OneRank one_{golden_.folder(), Precision::f32, Device::gpu};
+  Recorder recorder_;
+};
+
+class GpuRecorder : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (Communicator::world().size() > 1) GTEST_SKIP() << "one rank is enough";
+  }
+};
+
+TEST_F(GpuRecorder, DropsABlockThatWasNotFinished) {
+  Recording expected(RecordLevel::tokens);
+  expected.step(0, 2);
+  expected.finish_block(0);
+  expected.step(2, 3);
+  expected.step(3, 4);
+  expected.finish_block(1);
+  const RecordedBlocks want = expected.take();
+
+  Recording stopped(RecordLevel::tokens);
+  stopped.step(0, 2);
+  stopped.finish_block(0);
+  stopped.step(2, 3);
+  const RecordedBlocks first = stopped.take();
+  stopped.step(2, 3);
+  stopped.step(3, 4);
+  stopped.finish_block(1);
+  const RecordedBlocks second = stopped.take();
+
+  ASSERT_EQ(want.sums.size(), 1U);
+  ASSERT_EQ(first.sums.size(), 1U);
+  ASSERT_EQ(second.sums.size(), 1U);
+  Accumulators found = first.sums[0].sums;
+  found.merge(second.sums[0].sums);
+  EXPECT_GT(expect_equal(found, want.sums[0].sums, kRounding), 100U);
+  EXPECT_EQ(first.rows.size() + second.rows.size(), want.rows.size());
+}
+
+TEST_F(GpuRecorder, RowsHaveTheEntropiesAndChoicesOfTheirTokens) {
+  for (const RecordLevel level : {RecordLevel::counts, RecordLevel::tokens, RecordLevel::logits}) {
+    Recording recording(level);
+    recording.step(0, 2);
+    recording.step(2, 4);
+    recording.finish_block(0);
+    const RecordedBlocks recorded = recording.take();
+    EXPECT_GT(recorded.sums.at(0).sums.n_tokens(), 10U);
+    ASSERT_EQ(recorded.rows.size(), 1U);
+    KeepAll seen;
+    const Batch batch = recording.golden().batch(0, 4);
+    recording.one().forward(batch, seen);  // a row's bits do not depend on its batch
+    for (std::size_t l = 0; l < seen.routings.size(); ++l) {
+      const TokenRows::Layer& rows = recorded.rows[0].layers.at(l);
+      const Routing& routing = seen.routings[l];
+      if (level == RecordLevel::counts) {
+        EXPECT_TRUE(rows.entropy.empty());
+        continue;
+      }
+      std::vector<std::uint16_t> entropy;
+      for (const float value : routing.figure(RoutingFigure::entropy)) entropy.push_back(to_half_bits(value));
+      EXPECT_EQ(rows.entropy, entropy);
+      EXPECT_EQ(rows.expert, std::vector<std::uint16_t>(routing.ids.begin(), routing.ids.end()));
+      const std::int64_t logits = level == RecordLevel::logits ? routing.logits.rows() * routing.logits.cols() : 0;
+      EXPECT_EQ(rows.logits, std::vector<float>(routing.logits.data<float>(), routing.logits.data<float>() + logits));
+    }
+  }
 }
 
 }  // namespace
