@@ -185,7 +185,12 @@ int run_bench(const Arguments& arguments) {
   const ExpertPlacement placement = ExpertPlacement::contiguous(facts.n_moe_layers(), facts.n_experts, comm.size());
   const ModelMemory memory =
       Model::memory(config, placement, comm.rank(), options, parser.get<std::int64_t>("batch-tokens"));
-  if (device.on_gpu()) plan_gpu_memory(device, memory, 0, false, comm);
+  const TokenTableChoice tables = TokenTableChoice::within(kExactTokenCells, shape_of(facts));
+  constexpr std::uint64_t kRecorders = 3;
+  if (device.on_gpu())
+    plan_gpu_memory(device, memory, 0,
+                    kRecorders * Recorder::gpu_bytes(facts, tables, parser.get<std::int64_t>("batch-tokens"), false),
+                    false, comm);
   const auto transport = make_transport(device.transport, comm);
   const auto load_start = Clock::now();
   Model model(checkpoint, config, placement, comm, *transport, options);
@@ -207,7 +212,7 @@ int run_bench(const Arguments& arguments) {
                 device.description().c_str(), comm.size(), threads, device.precision == Precision::f32 ? "f32" : "bf16",
                 static_cast<long long>(context), tokens, flops / 1e6, describe_load(memory, load_seconds).c_str());
   const auto make_recorder = [&](RecordLevel level) {
-    return std::make_unique<Recorder>(facts, level, TokenTableChoice{}, std::vector<std::uint8_t>{},
+    return std::make_unique<Recorder>(facts, level, tables, std::vector<std::uint8_t>{},
                                       facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),
                                       ModelFlops(config), comm);
   };

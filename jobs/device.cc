@@ -97,10 +97,10 @@ std::optional<Reason> first_reason(const std::string& mine, const Communicator& 
 
 /// What a rank's GPU is to hold, bytes.
 struct GpuNeed {
-  std::uint64_t replicated, experts, activations, transport, cache, free;  // transport: a part of activations
+  std::uint64_t replicated, experts, activations, transport, cache, record, free;  // transport: a part of activations
   std::int64_t sharers;
 
-  std::uint64_t total() const { return replicated + experts + activations + cache; }
+  std::uint64_t total() const { return replicated + experts + activations + cache + record; }
 };
 
 std::string in_gib(std::uint64_t bytes) {
@@ -111,16 +111,16 @@ std::string in_gib(std::uint64_t bytes) {
 }
 
 void print_table(const std::vector<GpuNeed>& ranks, const std::string& gpu) {
-  std::cerr
-      << "GPU memory in GiB, first GPU: " << gpu << "\n"
-      << "          replicated       experts   activations  of them rows   keys, values         total          free\n";
+  std::cerr << "GPU memory in GiB, first GPU: " << gpu << "\n"
+            << "          replicated       experts   activations  of them rows   keys, values        counts         "
+               "total          free\n";
   for (std::size_t r = 0; r < std::min(ranks.size(), kRanksShown); ++r) {
     const GpuNeed& need = ranks[r];
     std::string name = "rank " + std::to_string(r);
     name.resize(6, ' ');
     std::cerr << name;
     for (const std::uint64_t bytes : {need.replicated, need.experts, need.activations, need.transport, need.cache,
-                                      need.total(), need.free / static_cast<std::uint64_t>(need.sharers)})
+                                      need.record, need.total(), need.free / static_cast<std::uint64_t>(need.sharers)})
       std::cerr << in_gib(bytes);
     std::cerr << (need.sharers > 1 ? "  (its share of a GPU of " + std::to_string(need.sharers) + " ranks)\n" : "\n");
   }
@@ -203,13 +203,14 @@ void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, co
   device.grouped_matmul = *kind;
 }
 
-void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
-                     const Communicator& comm) {
+void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, std::uint64_t record,
+                     bool quiet, const Communicator& comm) {
   const GpuNeed mine = {.replicated = memory.replicated_bytes,
                         .experts = memory.expert_bytes,
                         .activations = memory.activation_bytes,
                         .transport = memory.transport_bytes,
                         .cache = cache,
+                        .record = record,
                         .free = device.gpu->free_bytes,
                         .sharers = device.sharers};
   const std::vector<GpuNeed> ranks = comm.all_gather(mine);
@@ -235,7 +236,9 @@ void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std
               "rank " + std::to_string(comm.rank()) +
                   (device.sharers > 1 ? ", on a GPU of " + std::to_string(device.sharers) + " ranks" : ""),
               "use more GPUs with a rank each, smaller --batch-tokens (activations take " +
-                  as_bytes_text(static_cast<double>(mine.activations)) + "), or --precision bf16");
+                  as_bytes_text(static_cast<double>(mine.activations)) +
+                  "), fewer of route's --token-tables (counts take " + as_bytes_text(static_cast<double>(mine.record)) +
+                  "), or --precision bf16");
 }
 
 std::unique_ptr<EnergyMeter> make_energy_meter(const ComputeDevice& device, bool quiet, const Communicator& comm) {

@@ -61,10 +61,10 @@ void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, co
                            const Communicator& comm);
 
 /// Collective, before a model is loaded on GPUs. Says on rank 0, unless quiet, what goes where in the first ranks'
-/// GPUs, and what attends. cache: bytes of keys and values, besides. Throws Error with the shortfall where it does not
-/// fit.
-void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, bool quiet,
-                     const Communicator& comm);
+/// GPUs, and what attends. cache, record: bytes of keys and values, and of what is counted, besides. Throws Error with
+/// the shortfall where it does not fit.
+void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std::uint64_t cache, std::uint64_t record,
+                     bool quiet, const Communicator& comm);
 
 /// Collective. What counts the energy of this rank's GPU; nullptr on CPUs. Says on rank 0, unless quiet, why a GPU's
 /// energy is not counted.

@@ -101,6 +101,7 @@ class RouteJob {
  private:
   json identity() const;
   std::uint64_t cache_bytes() const;
+  std::uint64_t record_bytes() const;
   std::vector<std::uint8_t> excluded_tokens() const;
   BlockOptions block_options() const;
   GenerationOptions generation_options() const;
@@ -207,11 +208,16 @@ std::uint64_t RouteJob::cache_bytes() const {
   return Generator::cache_bytes(in_.config, generation_, in_.batch_tokens, in_.device.precision);
 }
 
+std::uint64_t RouteJob::record_bytes() const {
+  return Recorder::gpu_bytes(in_.facts, token_tables_, in_.batch_tokens, generation_.tokens > 0);
+}
+
 int RouteJob::dry_run() const {
   const ExpertPlacement placement = in_.placement();
   const ModelMemory mine = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
   const std::vector<ModelMemory> ranks = comm_.all_gather(mine);
-  if (in_.device.on_gpu()) plan_gpu_memory(in_.device, mine, cache_bytes(), parser_.flag("quiet"), comm_);
+  if (in_.device.on_gpu())
+    plan_gpu_memory(in_.device, mine, cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
   if (comm_.rank() != 0) return 0;
   if (parser_.has("stage-to"))
     std::cout << "each node copies the checkpoint to " << parser_.get<std::string>("stage-to")
@@ -254,7 +260,8 @@ int RouteJob::dry_run() const {
 int RouteJob::run() {
   const ExpertPlacement placement = in_.placement();
   const ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
-  if (in_.device.on_gpu()) plan_gpu_memory(in_.device, memory, cache_bytes(), parser_.flag("quiet"), comm_);
+  if (in_.device.on_gpu())
+    plan_gpu_memory(in_.device, memory, cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
   // Rank 0 opens OUT; all learn where to begin.
   std::optional<RunLock> lock;
   std::vector<SegmentEntry> committed;

@@ -323,8 +323,10 @@ ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& plac
   }
   // Experts' rows are sent, arrive, are grouped and return: as many of each when experts are evenly used.
   memory.activation_bytes = n * d * 4 + std::max({attention, experts, others});
-  if (options.device == Device::gpu)  // all layers' probabilities, until a step is recorded
-    memory.activation_bytes += moe_layers * n * static_cast<std::uint64_t>(config.n_experts) * 4;
+  if (options.device == Device::gpu) {  // all layers' routing, until a step is recorded
+    const auto numbers = static_cast<std::uint64_t>(config.n_experts + 2 * config.top_k + kRoutingFigures);
+    memory.activation_bytes += moe_layers * n * numbers * 4;
+  }
   memory.transport_bytes = 2 * rows;
   return memory;
 }

@@ -42,7 +42,7 @@ class Gpu(support.TestCase):
         out, done = self.route("gpu")
         self.assertRegex(done.stderr, r"(?m)^node \S+: rank 0 x \d+ threads? on CPUs \S+; GPU 0$")
         self.assertRegex(done.stderr, r"(?m)^GPU memory in GiB, first GPU: fake GPU, ")
-        self.assertRegex(done.stderr, r"(?m)^rank 0( +\d+\.\d\d){7}$")
+        self.assertRegex(done.stderr, r"(?m)^rank 0( +\d+\.\d\d){8}$")
         self.assertRegex(done.stderr, r"(?m)^rank 0 loaded \S+ \S+ in .*/s$")
         run = json.loads((out / "run.json").read_text())
         self.assertEqual(run["environment"]["device"], "gpu: fake GPU")
@@ -115,7 +115,7 @@ class Gpu(support.TestCase):
             np.testing.assert_array_equal(a["tokens/id"], b["tokens/id"])
 
     def test_statistics_are_those_of_the_rows_at_every_level(self):
-        # Probabilities are summed on the GPU; recomputed, they are made of the rows' logits and summed on the CPU.
+        # Layers are counted on the GPU; recomputed, they are made of the rows and counted on the CPU.
         by_level = {level: self.route(level, ranks=2, level=level)[0] / "stats.h5" for level in ("counts", "tokens", "logits")}
         self.switchyard("reduce", self.folder / "logits", "-o", self.folder / "again.h5", "--recompute", ranks=2)
         with h5py.File(self.folder / "again.h5") as expected:
