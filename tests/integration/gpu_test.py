@@ -263,6 +263,19 @@ class Gpu(support.TestCase):
             self.assertIn("smaller --batch-tokens", done.stderr)
         self.assertFalse((self.folder / "big" / "segments").exists())
 
+    def test_counts_that_do_not_fit_are_refused_too(self):
+        # 4 layers x 200,000 ids x 64 experts: 195 MiB a table, three tables, of the running block and of those before it.
+        self.switchyard("synth", "--out", self.folder / "wide", "--layers", 4, "--d-model", 16, "--d-ff", 8, "--heads", 2, "--kv-heads", 1, "--head-dim", 8,
+                        "--vocabulary", 200000, "--experts", 64)
+        words = ("route", "--model", self.folder / "wide", "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "none", "--context", 32, "--batch-tokens", 64,
+                 "--device", "gpu", "--dry-run")
+        done = support.run(*words)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"the model needs 1\.2 GiB of GPU 0, of which 1\.0 GiB are free: \S+ MiB are missing")
+        self.assertRegex(done.stderr, r"fewer of route's --token-tables \(counts take 1\.1 GiB\)")
+        for fewer in (("--token-tables", "input"), ("--token-cells", 1000000), ("--generate", 4)):
+            self.switchyard(*words, *fewer)
+
     def test_bench_measures_the_gpu(self):
         done = self.switchyard("bench", "--model", self.model, "--context", 16, "--batch-tokens", 32, "--repetitions", 1, "--device", "gpu")
         self.assertRegex(done.stdout, r"(?m)^gpu: fake GPU, 1 ranks x \d+ threads, bf16, context 16, 32 tokens a step, .*loaded .*/s$")
