@@ -7,6 +7,7 @@
 #include "parallel/device/device_array.h"
 #include "parallel/exchange_plan.h"
 #include "parallel/tensor.h"
+#include "pipeline/model/routing_figure.h"
 
 namespace switchyard {
 
@@ -15,15 +16,6 @@ struct RouterRule {
   int top_k = 0;
   bool renormalise = true;  // combine weights are divided by their sum
 };
-
-/// What a router tells of each token, rows of Routing::figures.
-enum class RoutingFigure : std::uint8_t {
-  entropy,          // nats, of the probabilities
-  margin,           // k-th minus (k+1)-th probability; 0 when k = E
-  top_probability,  // the largest
-  log_sum_exp       // of the logits
-};
-inline constexpr std::int64_t kRoutingFigures = 4;
 
 /// What one router decided for n tokens, with the figures that the record keeps of it. Tensors lie where the backend
 /// made them: who wants those of a GPU on the host copies them. Ids and weights are on the host, where tokens are sent

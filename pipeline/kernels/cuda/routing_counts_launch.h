@@ -4,6 +4,7 @@
 
 #include "pipeline/analysis/binning.h"
 #include "pipeline/kernels/cuda/warp.h"
+#include "pipeline/model/routing_figure.h"
 
 /// How routing is counted on a GPU. Arrays are in GPU memory, launches in the compute stream.
 ///
@@ -149,7 +150,7 @@ SWITCHYARD_CORE void count_token(const gpu::CountedStep& step, const gpu::Routin
   for (int figure = 0; figure < gpu::kSpreadFigures; ++figure)
     count(counters + cells.histograms + figure * kHistogramBins +
           histogram_bin(choices.figures[figure * step.n + token], step.bins_per_unit[figure]));
-  constexpr int kTopProbability = 2;  // RoutingFigure::top_probability
+  constexpr auto kTopProbability = static_cast<std::int64_t>(RoutingFigure::top_probability);
   if (choices.figures[kTopProbability * step.n + token] > kConfidentProbability) count(counters + cells.confident);
 }
 
@@ -179,7 +180,7 @@ SWITCHYARD_CORE void sum_chunk(const gpu::CountedStep& step, const gpu::RoutingT
     const float* const of_expert = choices.probabilities + (column - k * n_experts);
     for_counted(step, chunk, [&](std::int64_t token) { sum += static_cast<double>(of_expert[token * n_experts]); });
   } else {
-    constexpr int kLogSumExp = 3;  // RoutingFigure::log_sum_exp
+    constexpr auto kLogSumExp = static_cast<std::int64_t>(RoutingFigure::log_sum_exp);
     const float* const log_sum_exp = choices.figures + kLogSumExp * step.n;
     for_counted(step, chunk, [&](std::int64_t token) {
       const auto value = static_cast<double>(log_sum_exp[token]);
