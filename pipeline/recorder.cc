@@ -36,14 +36,6 @@ std::vector<T> gather_column(std::span<const HeldToken> order, std::size_t width
   return column;
 }
 
-/// [n] 1 for tokens that count; empty: all do.
-std::vector<std::uint8_t> counted_tokens(const TokenView& tokens) {
-  if (tokens.included.empty() && tokens.of_phase.empty()) return {};
-  std::vector<std::uint8_t> counted(tokens.size());
-  for (std::size_t t = 0; t < counted.size(); ++t) counted[t] = tokens.counts(t) ? 1 : 0;
-  return counted;
-}
-
 std::uint64_t bytes_of(const TokenRows& rows) {
   std::uint64_t bytes = rows.size() * (4 * sizeof(std::uint32_t) + sizeof(std::uint8_t) + sizeof(float));
   for (const TokenRows::Layer& layer : rows.layers)
@@ -118,6 +110,7 @@ Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice 
       level_(level),
       tables_(tables),
       excluded_(std::move(excluded_tokens)),
+      generates_(generates),
       placement_(placement),
       dispatched_row_bytes_(dispatched_row_bytes),
       flops_(flops),
@@ -143,7 +136,7 @@ void Recorder::observe(int moe_layer, Routing&& routing, std::span<const Exchang
                  [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
   routing_[l] = std::move(routing);
   keep_logits(l);
-  if (level_ != RecordLevel::counts && routing_[l].figures.device() == Device::gpu)
+  if (level_ != RecordLevel::counts && !generates_ && routing_[l].figures.device() == Device::gpu)
     entropies_on_way_.emplace_back(routing_[l].figures.rows(0, 1));
   count_send_ranks(l, placement_->layer(moe_layer));
 }
@@ -247,7 +240,6 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
 
 PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosses losses, const StepTimes& times) {
   finish_logits();
-  finish_entropies();
   move_to_host(&Routing::probabilities);  // where tokens are put in order
   move_to_host(&Routing::figures);
   const PhaseSeconds all = end_step(step, times, 0);
@@ -333,7 +325,7 @@ void Recorder::for_each_phase(const StepView& all, const std::function<void(std:
 
 void Recorder::record_tokens(const StepView& all) {
   for_each_phase(all, [&](std::size_t phase, TokenView tokens) {
-    const std::vector<std::uint8_t> counted = counted_tokens(tokens);
+    const std::vector<std::uint8_t> counted = counted_flags(tokens);
     std::vector<std::vector<double>> probability_sum(layers());
     std::vector<LayerView> views(layers());
 #pragma omp parallel for schedule(dynamic, 1)

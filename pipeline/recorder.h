@@ -160,6 +160,7 @@ class Recorder : public RoutingObserver {
   RecordLevel level_;
   TokenTableChoice tables_;
   std::vector<std::uint8_t> excluded_;
+  bool generates_;  // so that steps are held
   const ExpertPlacement* placement_;
   std::uint64_t dispatched_row_bytes_;
   ModelFlops flops_;

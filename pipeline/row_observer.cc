@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <utility>
 
 #include "parallel/bf16.h"
@@ -30,13 +29,6 @@ std::vector<std::int64_t> targets_of(const TokenRows& rows, std::optional<std::u
       target[t] = *next;
   }
   return target;
-}
-
-/// Flags set in both, where an empty one has all set.
-std::vector<std::uint8_t> both(std::vector<std::uint8_t> a, const std::vector<std::uint8_t>& b) {
-  if (a.empty() || b.empty()) return a.empty() ? b : a;
-  std::transform(a.begin(), a.end(), b.begin(), a.begin(), std::bit_and<>());
-  return a;
 }
 
 }  // namespace
@@ -73,7 +65,9 @@ void RowObserver::observe(const TokenRows& rows, std::optional<std::uint32_t> ne
     std::vector<std::uint8_t> of_phase;
     if (count < n)
       for (const std::uint8_t number : rows.phase) of_phase.push_back(number == phase ? 1 : 0);
-    const std::vector<std::uint8_t> counted = both(included, of_phase);
+    const TokenView tokens = {rows.id,   rows.position, group, target,  rows.predicted,
+                              rows.loss, included,      views, of_phase};
+    const std::vector<std::uint8_t> counted = counted_flags(tokens);
     std::vector<std::vector<double>> probability_sum(routing_.size());
 #pragma omp parallel for schedule(dynamic, 1)
     for (std::size_t l = 0; l < routing_.size(); ++l) {
@@ -83,7 +77,7 @@ void RowObserver::observe(const TokenRows& rows, std::optional<std::uint32_t> ne
     }
     std::optional<OfPhase>& sums = phases_.at(phase);
     if (!sums) sums = OfPhase{LiveAccumulators(shape_of(model_), tables_), Accumulators(shape_of(model_))};
-    sums->live.observe({rows.id, rows.position, group, target, rows.predicted, rows.loss, included, views, of_phase});
+    sums->live.observe(tokens);
   }
   live_rows_ += n;
   if (live_rows_ >= kMostLiveRows) take_live();

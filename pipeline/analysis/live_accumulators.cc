@@ -120,6 +120,13 @@ std::vector<std::uint8_t> included_tokens(std::span<const std::uint32_t> ids, st
   return included;
 }
 
+std::vector<std::uint8_t> counted_flags(const TokenView& tokens) {
+  if (tokens.included.empty() && tokens.of_phase.empty()) return {};
+  std::vector<std::uint8_t> counted(tokens.size());
+  for (std::size_t t = 0; t < counted.size(); ++t) counted[t] = tokens.counts(t) ? 1 : 0;
+  return counted;
+}
+
 std::vector<double> probability_sums(TensorView probabilities, std::span<const std::uint8_t> included) {
   std::vector<double> sums(static_cast<std::size_t>(probabilities.cols()), 0);
   for (std::int64_t t = 0; t < probabilities.rows(); ++t) {

@@ -56,6 +56,8 @@ struct LayerCounts {
 
 /// [n] 1 for tokens that count, 0 for those whose id is flagged in `excluded` [V]; empty when `excluded` is: all count.
 std::vector<std::uint8_t> included_tokens(std::span<const std::uint32_t> ids, std::span<const std::uint8_t> excluded);
+/// [n] the same of a view, also for tokens of another phase; empty where all count.
+std::vector<std::uint8_t> counted_flags(const TokenView& tokens);
 /// [E] sums over included tokens of router probabilities, [n, E] f32.
 std::vector<double> probability_sums(TensorView probabilities, std::span<const std::uint8_t> included);
 
