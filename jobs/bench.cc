@@ -186,7 +186,7 @@ int run_bench(const Arguments& arguments) {
   const ModelMemory memory =
       Model::memory(config, placement, comm.rank(), options, parser.get<std::int64_t>("batch-tokens"));
   const TokenTableChoice tables = TokenTableChoice::within(kExactTokenCells, shape_of(facts));
-  constexpr std::uint64_t kRecorders = 3;
+  constexpr std::uint64_t kRecorders = 3;  // one for each level
   if (device.on_gpu())
     plan_gpu_memory(device, memory, 0,
                     kRecorders * Recorder::gpu_bytes(facts, tables, parser.get<std::int64_t>("batch-tokens"), false),

@@ -17,11 +17,8 @@ namespace switchyard {
 
 /// Rows that one thread takes past all panels: as many as leave a panel room in the second-level cache.
 inline constexpr std::int64_t kPieceRows = 512;
-/// Whether every thread gets some pieces of so many rows.
-inline bool enough_for_pieces(std::int64_t rows) {
-  constexpr std::int64_t kEach = 4;
-  return rows >= kEach * kBlockedRows * omp_get_max_threads();
-}
+/// Whether every thread gets some such pieces.
+inline bool enough_for_pieces(std::int64_t rows) { return rows >= 2 * kPieceRows * omp_get_max_threads(); }
 
 /// Products of left's rows [row, row + rows) with a panel, finished as amx_multiply_blocks does; weights.in_blocks().
 /// finish_of: as there, column within the panel.
