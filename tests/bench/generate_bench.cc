@@ -17,7 +17,7 @@ namespace {
 using Answers = std::vector<std::vector<std::uint32_t>>;  // prompts and what follows them
 
 struct Ignore : RoutingObserver {
-  void observe(int /*moe_layer*/, Routing&& /*routing*/, const ExchangePlan& /*plan*/) override {}
+  void observe(int /*moe_layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
 };
 
 /// The last `most` tokens of each sequence.
