@@ -1,5 +1,8 @@
 #include <cassert>
+#include <cstddef>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "parallel/device/device_array.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
@@ -30,15 +33,20 @@ class CutlassGroupedMatmul : public GroupedMatmul {
     Tensor out(out_, rows.rows(), weights_.n_out(), Device::gpu);
     const GroupArguments groups = group_arguments(rows, weights_.weights, rows_per_expert, out);
     if (groups.shapes.empty()) return out;
-    const auto shapes = on_gpu(groups.shapes);
-    const auto from = on_gpu(groups.rows);
-    const auto with = on_gpu(groups.weights);
-    const auto to = on_gpu(groups.products);
-    run_cutlass({.n_groups = static_cast<std::int32_t>(groups.shapes.size()),
-                 .shapes = shapes.data(),
-                 .rows = from.data(),
-                 .weights = with.data(),
-                 .products = to.data(),
+    const std::size_t n = groups.shapes.size();
+    std::vector<std::byte> all;  // so that one copy brings them
+    const auto append = [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); };
+    append(std::as_bytes(std::span(groups.rows)));
+    append(std::as_bytes(std::span(groups.weights)));
+    append(std::as_bytes(std::span(groups.products)));
+    append(std::as_bytes(std::span(groups.shapes)));
+    const DeviceArray<std::byte> arguments = on_gpu(all);
+    const auto* const pointers = reinterpret_cast<const void* const*>(arguments.data());
+    run_cutlass({.n_groups = static_cast<std::int32_t>(n),
+                 .shapes = reinterpret_cast<const GroupShape*>(pointers + 3 * n),
+                 .rows = pointers,
+                 .weights = pointers + n,
+                 .products = reinterpret_cast<void* const*>(arguments.data()) + 2 * n,
                  .in_strides = in_strides_.data(),
                  .out_strides = out_strides_.data()},
                 out_);
