@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "pipeline/kernels/cuda/router_core.h"
+#include "pipeline/model/routing_figure.h"
 
 namespace switchyard::gpu {
 
@@ -23,6 +24,7 @@ SWITCHYARD_CORE cores::RouterRow row_of(const RouterArrays& all, int token) {
   const std::int64_t row = static_cast<std::int64_t>(token) * all.n_experts;
   const std::int64_t slot = static_cast<std::int64_t>(token) * all.top_k;
   float* figures = all.figures + token;
+  const auto figure = [&](RoutingFigure which) { return figures + static_cast<int>(which) * all.n_tokens; };
   return {.logits = all.logits + row,
           .n_experts = all.n_experts,
           .top_k = all.top_k,
@@ -31,10 +33,10 @@ SWITCHYARD_CORE cores::RouterRow row_of(const RouterArrays& all, int token) {
           .probabilities = all.probabilities + row,
           .ids = all.ids + slot,
           .weights = all.weights + slot,
-          .entropy = figures,
-          .margin = figures + all.n_tokens,
-          .top_probability = figures + 2 * all.n_tokens,
-          .log_sum_exp = figures + 3 * all.n_tokens};
+          .entropy = figure(RoutingFigure::entropy),
+          .margin = figure(RoutingFigure::margin),
+          .top_probability = figure(RoutingFigure::top_probability),
+          .log_sum_exp = figure(RoutingFigure::log_sum_exp)};
 }
 
 /// At most 512 experts, in the compute stream.
