@@ -67,6 +67,11 @@ LayerPlacement::LayerPlacement(const std::vector<std::vector<std::int32_t>>& ran
     }
     first_copy_.push_back(static_cast<std::int32_t>(rank_of_.size()));
   }
+  std::vector<std::int32_t> first_place(experts_of_.size() + 1, 0);
+  for (std::size_t rank = 0; rank < experts_of_.size(); ++rank)
+    first_place[rank + 1] = first_place[rank] + static_cast<std::int32_t>(experts_of_[rank].size());
+  for (std::size_t p = 0; p < rank_of_.size(); ++p)
+    place_of_.push_back(first_place[static_cast<std::size_t>(rank_of_[p])] + local_index_[p]);
 }
 
 std::size_t LayerPlacement::copy_for(int expert, std::size_t copies, std::int64_t token, int source_rank) const {

@@ -42,6 +42,8 @@ class LayerPlacement {
   int logical_of(int physical) const { return logical_of_[static_cast<std::size_t>(physical)]; }
   /// Position of a physical expert among its rank's experts.
   int local_index(int physical) const { return local_index_[static_cast<std::size_t>(physical)]; }
+  /// Place of a physical expert: its position among all of them by rank, then expert. The order in which rows are sent.
+  int place_of(int physical) const { return place_of_[static_cast<std::size_t>(physical)]; }
   /// The experts of a rank, ascending.
   std::span<const std::int32_t> experts_of(int rank) const { return experts_of_[static_cast<std::size_t>(rank)]; }
   /// The physical expert that a token of a rank's step goes to when it chose this expert.
@@ -60,9 +62,9 @@ class LayerPlacement {
 
   int n_ranks_;
   CopyRule rule_ = CopyRule::by_token;
-  std::vector<std::int32_t> first_copy_;                          // [n_experts + 1] physical id
-  std::vector<std::int32_t> rank_of_, logical_of_, local_index_;  // [n_physical]
-  std::vector<std::vector<std::int32_t>> experts_of_;             // [n_ranks]
+  std::vector<std::int32_t> first_copy_;                                     // [n_experts + 1] physical id
+  std::vector<std::int32_t> rank_of_, logical_of_, local_index_, place_of_;  // [n_physical]
+  std::vector<std::vector<std::int32_t>> experts_of_;                        // [n_ranks]
 };
 
 /// Expert -> ranks for every MoE layer of a model; every layer has as many physical experts.

@@ -64,9 +64,7 @@ Routing gather_routing(std::span<const HeldToken> order, Of of) {
     return gather_column<T>(order, width, [&](std::size_t s) { return (of(s).*column).data(); });
   };
   all.top_k = of(order.front().step).top_k;
-  const auto k = static_cast<std::size_t>(all.top_k);
-  all.ids = of_vector(&Routing::ids, k);
-  all.weights = of_vector(&Routing::weights, k);
+  all.weights = of_vector(&Routing::weights, static_cast<std::size_t>(all.top_k));
   all.logits = of_tensor(&Routing::logits);
   all.probabilities = of_tensor(&Routing::probabilities);
   all.figures = Tensor(DType::f32, kRoutingFigures, static_cast<std::int64_t>(order.size()));
@@ -128,17 +126,40 @@ Recorder::Recorder(const ModelFacts& model, RecordLevel level, TokenTableChoice 
 
 void Recorder::observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) {
   const auto l = static_cast<std::size_t>(moe_layer);
-  for (const ExchangePlan& plan : plans)
-    for (std::size_t r = 0; r < plan.send_rows().size(); ++r)
-      block_figures_.traffic[l * plan.send_rows().size() + r] += static_cast<std::uint64_t>(plan.send_rows()[r]);
-  experts_[l].resize(routing.ids.size());
-  std::transform(routing.ids.begin(), routing.ids.end(), experts_[l].begin(),
-                 [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+  count_slots(l, plans);
   routing_[l] = std::move(routing);
+  keep_choices(l);
   keep_logits(l);
-  if (level_ != RecordLevel::counts && !generates_ && routing_[l].figures.device() == Device::gpu)
-    entropies_on_way_.emplace_back(routing_[l].figures.rows(0, 1));
-  count_send_ranks(l, placement_->layer(moe_layer));
+}
+
+/// Traffic and load, of what the plans send.
+void Recorder::count_slots(std::size_t layer, std::span<const ExchangePlan> plans) {
+  const LayerPlacement& placement = placement_->layer(static_cast<int>(layer));
+  const auto n_physical = static_cast<std::size_t>(placement.n_physical());
+  expert_slots_.resize(layers() * n_physical);
+  std::uint64_t* const slots = expert_slots_.data() + layer * n_physical;
+  for (const ExchangePlan& plan : plans) {
+    for (std::size_t r = 0; r < plan.send_rows().size(); ++r)
+      block_figures_.traffic[layer * plan.send_rows().size() + r] += static_cast<std::uint64_t>(plan.send_rows()[r]);
+    for (int physical = 0; physical < placement.n_physical(); ++physical)
+      slots[physical] +=
+          static_cast<std::uint64_t>(plan.rows_by_place()[static_cast<std::size_t>(placement.place_of(physical))]);
+  }
+}
+
+/// A GPU's travel to the host while the next layers are computed.
+void Recorder::keep_choices(std::size_t layer) {
+  const Routing& routing = routing_[layer];
+  if (routing.gpu_weights.device() == Device::gpu) {
+    ChoicesDownload& wanted = choices_on_way_.emplace_back(ChoicesDownload{Download(routing.gpu_ids), {}, {}});
+    if (level_ == RecordLevel::counts && !generates_) return;
+    wanted.weights.emplace(routing.gpu_weights.view());
+    if (!generates_) wanted.entropies.emplace(routing.figures.rows(0, 1));
+    return;
+  }
+  experts_[layer].resize(routing.ids.size());
+  std::transform(routing.ids.begin(), routing.ids.end(), experts_[layer].begin(),
+                 [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
 }
 
 /// What the rows want of a layer's logits: a GPU's travel to the host while the next layer is computed, so that it
@@ -159,12 +180,29 @@ void Recorder::finish_logits() {
   logits_on_way_.reset();
 }
 
-/// [L][1, n], or none.
-std::vector<Tensor> Recorder::finish_entropies() {
-  std::vector<Tensor> entropies;
-  for (Download& download : entropies_on_way_) entropies.push_back(std::move(download).finish());
-  entropies_on_way_.clear();
-  return entropies;
+/// [L], or none where layers are the host's.
+std::vector<Recorder::HostChoices> Recorder::finish_choices() {
+  std::vector<HostChoices> there;
+  for (ChoicesDownload& layer : choices_on_way_) {
+    HostChoices& choices = there.emplace_back(HostChoices{std::move(layer.ids).finish(), {}, {}});
+    if (layer.weights) choices.weights = std::move(*layer.weights).finish();
+    if (layer.entropies) choices.entropies = std::move(*layer.entropies).finish();
+  }
+  choices_on_way_.clear();
+  return there;
+}
+
+/// As the step's own.
+void Recorder::use_choices(std::vector<HostChoices> choices, HeldStep& step) {
+  for (std::size_t l = 0; l < choices.size(); ++l) {
+    const auto* const ids = choices[l].ids.data<std::int32_t>();
+    step.experts[l].resize(static_cast<std::size_t>(choices[l].ids.cols()));
+    std::transform(ids, ids + choices[l].ids.cols(), step.experts[l].begin(),
+                   [](std::int32_t id) { return static_cast<std::uint16_t>(id); });
+    const Tensor& weights = choices[l].weights;
+    step.routing[l].weights.assign(weights.data<float>(), weights.data<float>() + weights.rows() * weights.cols());
+    if (choices[l].entropies.rows() > 0) step.routing[l].figures = std::move(choices[l].entropies);
+  }
 }
 
 /// All layers', where they are a GPU's.
@@ -193,27 +231,32 @@ Recorder::BlockFigures Recorder::empty_figures() const {
           std::vector<std::uint64_t>(layers() * (static_cast<std::size_t>(model_.top_k) + 1), 0), 0};
 }
 
-void Recorder::count_send_ranks(std::size_t layer, const LayerPlacement& placement) {
+/// To how many ranks tokens go; by their numbers in the step, which choose among copies.
+void Recorder::count_send_ranks(const StepView& all) {
   const auto k = static_cast<std::size_t>(model_.top_k);
-  std::uint64_t* histogram = block_figures_.send_ranks.data() + layer * (k + 1);
-  const std::vector<std::uint16_t>& experts = experts_[layer];
   if (comm_.size() == 1) {
-    histogram[1] += experts.size() / k;
+    for (std::size_t l = 0; l < layers(); ++l) block_figures_.send_ranks[l * (k + 1) + 1] += all.tokens.size();
     return;
   }
-  for (std::size_t slot = 0; slot < experts.size(); slot += k) {
-    std::size_t distinct = 0;
-    const auto token = static_cast<std::int64_t>(slot / k);
-    const auto rank_of = [&](std::size_t j) {
-      return placement.rank_of(placement.physical_for(experts[slot + j], token, comm_.rank()));
-    };
-    for (std::size_t j = 0; j < k; ++j) {
-      const int rank = rank_of(j);
-      bool seen = false;
-      for (std::size_t i = 0; i < j && !seen; ++i) seen = rank_of(i) == rank;
-      distinct += seen ? 0 : 1;
+#pragma omp parallel for schedule(dynamic, 1)
+  for (std::size_t l = 0; l < layers(); ++l) {
+    const LayerPlacement& placement = placement_->layer(static_cast<int>(l));
+    std::uint64_t* const histogram = block_figures_.send_ranks.data() + l * (k + 1);
+    const std::vector<std::uint16_t>& experts = all.experts[l];
+    for (std::size_t slot = 0; slot < experts.size(); slot += k) {
+      std::size_t distinct = 0;
+      const auto token = static_cast<std::int64_t>(slot / k);
+      const auto rank_of = [&](std::size_t j) {
+        return placement.rank_of(placement.physical_for(experts[slot + j], token, comm_.rank()));
+      };
+      for (std::size_t j = 0; j < k; ++j) {
+        const int rank = rank_of(j);
+        bool seen = false;
+        for (std::size_t i = 0; i < j && !seen; ++i) seen = rank_of(i) == rank;
+        distinct += seen ? 0 : 1;
+      }
+      ++histogram[distinct];
     }
-    ++histogram[distinct];
   }
 }
 
@@ -223,18 +266,23 @@ PhaseSeconds Recorder::finish_step(const Batch& batch, const StepTokens& step, c
   finish_logits();
   const StepView all = {batch.tokens, batch.targets, step, losses, routing_, experts_};
   if (!has_gpu_routing()) {
+    count_send_ranks(all);
     record_tokens(all);
     return end_step(step, times, watch.seconds());
   }
-  std::vector<Tensor> entropies = finish_entropies();
+  std::vector<HostChoices> choices = finish_choices();
   count_on_gpu(all);
-  for (std::size_t l = 0; l < layers(); ++l) {  // what rows keep
-    routing_[l].probabilities = {};
-    routing_[l].figures = entropies.empty() ? Tensor() : std::move(entropies[l]);
+  for (Routing& routing : routing_) {
+    routing.probabilities = {};
+    routing.figures = {};
   }
   HeldStep kept = take_step(batch, step, losses);
   finish_recording();
-  recording_ = std::async(std::launch::async, [this, kept = std::move(kept)] { record_beside_gpu(kept.view()); });
+  recording_ = std::async(std::launch::async, [this, kept = std::move(kept), choices = std::move(choices)]() mutable {
+    use_choices(std::move(choices), kept);
+    count_send_ranks(kept.view());
+    record_beside_gpu(kept.view());
+  });
   return end_step(step, times, watch.seconds());
 }
 
@@ -242,8 +290,11 @@ PhaseSeconds Recorder::hold_step(const Batch& batch, StepTokens step, TokenLosse
   finish_logits();
   move_to_host(&Routing::probabilities);  // where tokens are put in order
   move_to_host(&Routing::figures);
+  std::vector<HostChoices> choices = finish_choices();
   const PhaseSeconds all = end_step(step, times, 0);
-  held_.push_back(take_step(batch, std::move(step), std::move(losses)));
+  HeldStep& held = held_.emplace_back(take_step(batch, std::move(step), std::move(losses)));
+  use_choices(std::move(choices), held);
+  count_send_ranks(held.view());
   return all;
 }
 
@@ -252,6 +303,7 @@ Recorder::HeldStep Recorder::take_step(const Batch& batch, StepTokens step, Toke
   for (Routing& routing : routing_) {
     routing.gpu_ids = {};
     routing.gpu_weights = {};
+    routing.gpu_fault = {};
   }
   return {batch.tokens,
           batch.targets,
@@ -359,7 +411,8 @@ PhaseSeconds Recorder::end_step(const StepTokens& step, const StepTimes& times, 
   PhaseSeconds seconds = times.phase_seconds();
   figures.tokens = static_cast<std::uint32_t>(step.position.size());
   figures.flops = flops_.of(step.position);
-  count_experts(figures);
+  figures.expert_slots = std::exchange(expert_slots_, {});
+  if (figures.tokens > 0 && layers() > 0) latest_imbalance_ = imbalance_of(figures);
   seconds[static_cast<std::size_t>(Phase::record)] += record_seconds;
   std::transform(seconds.begin(), seconds.end(), figures.seconds.begin(),
                  [](double s) { return static_cast<float>(s); });
@@ -367,26 +420,16 @@ PhaseSeconds Recorder::end_step(const StepTokens& step, const StepTimes& times, 
   return seconds;
 }
 
-void Recorder::count_experts(StepFigures& figures) {
-  if (layers() == 0) return;
-  const auto k = static_cast<std::size_t>(model_.top_k);
+/// Largest over mean count of the layers' physical experts, mean over layers.
+double Recorder::imbalance_of(const StepFigures& figures) const {
   const auto n_physical = static_cast<std::size_t>(placement_->n_physical());
-  figures.expert_slots.assign(layers() * n_physical, 0);
   double imbalance = 0;
   for (std::size_t l = 0; l < layers(); ++l) {
-    const LayerPlacement& placement = placement_->layer(static_cast<int>(l));
-    std::uint64_t* counts = figures.expert_slots.data() + l * n_physical;
-    const std::vector<std::uint16_t>& experts = experts_[l];
-    if (!placement.has_replicas()) {
-      for (const std::uint16_t e : experts) ++counts[e];
-    } else {
-      for (std::size_t slot = 0; slot < experts.size(); ++slot)
-        ++counts[placement.physical_for(experts[slot], static_cast<std::int64_t>(slot / k), comm_.rank())];
-    }
-    const double mean = static_cast<double>(experts.size()) / static_cast<double>(n_physical);
-    if (mean > 0) imbalance += static_cast<double>(*std::max_element(counts, counts + n_physical)) / mean;
+    const std::span<const std::uint64_t> slots = std::span(figures.expert_slots).subspan(l * n_physical, n_physical);
+    const double mean = static_cast<double>(std::reduce(slots.begin(), slots.end())) / static_cast<double>(n_physical);
+    imbalance += static_cast<double>(*std::ranges::max_element(slots)) / mean;
   }
-  if (figures.tokens > 0) latest_imbalance_ = imbalance / static_cast<double>(layers());
+  return imbalance / static_cast<double>(layers());
 }
 
 void Recorder::append_rows(const StepView& all) {

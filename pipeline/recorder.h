@@ -133,24 +133,38 @@ class Recorder : public RoutingObserver {
     std::size_t layer;
     Download logits;
   };
+  /// What else of a GPU's layer is wanted on the host; of weights and entropies, what the rows keep.
+  struct ChoicesDownload {
+    Download ids;
+    std::optional<Download> weights, entropies;
+  };
+  /// The same, there; empty where not wanted.
+  struct HostChoices {
+    Tensor ids;        // [1, n * k]
+    Tensor weights;    // [n, k]
+    Tensor entropies;  // [1, n]
+  };
 
   BlockFigures empty_figures() const;
+  void keep_choices(std::size_t layer);
   void keep_logits(std::size_t layer);
   void finish_logits();
-  std::vector<Tensor> finish_entropies();
+  std::vector<HostChoices> finish_choices();
+  static void use_choices(std::vector<HostChoices> choices, HeldStep& step);
   void move_to_host(Tensor Routing::*column);
   bool has_gpu_routing() const;
   void count_on_gpu(const StepView& all);
   HeldStep take_step(const Batch& batch, StepTokens step, TokenLosses losses);
   void finish_recording();
-  void count_send_ranks(std::size_t layer, const LayerPlacement& placement);
+  void count_slots(std::size_t layer, std::span<const ExchangePlan> plans);
+  void count_send_ranks(const StepView& all);
   PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
   void for_each_phase(const StepView& all, const std::function<void(std::size_t, TokenView)>& visit) const;
   void record_tokens(const StepView& all);
   void record_beside_gpu(const StepView& all);
   void append_rows(const StepView& all);
   HeldStep gather_held(std::span<const HeldToken> order) const;
-  void count_experts(StepFigures& figures);
+  double imbalance_of(const StepFigures& figures) const;
   std::vector<Table> dispatch_tables();
   std::vector<Table> time_tables();
   std::vector<Table> energy_tables() const;
@@ -171,8 +185,9 @@ class Recorder : public RoutingObserver {
 
   std::vector<Routing> routing_;  // [L] of the running step; logits at level logits alone, on the host
   std::optional<LogitsDownload> logits_on_way_;
-  std::vector<Download> entropies_on_way_;           // of the running step's layers, in order, for a GPU's rows
-  std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the same ids, as narrow as rows keep them
+  std::vector<ChoicesDownload> choices_on_way_;      // of the running step's layers, in order, on a GPU
+  std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the ids of CPUs, as narrow as rows keep them
+  std::vector<std::uint64_t> expert_slots_;          // [L, physical expert] of the running step
   // A running block apart from finished ones, so that a stop between two steps can drop it. By phase.
   std::vector<LiveAccumulators> block_live_, segment_live_;
   std::vector<gpu::RoutingCounts> block_counts_, segment_counts_;  // made for the first step of a GPU
@@ -182,7 +197,7 @@ class Recorder : public RoutingObserver {
   std::vector<StepFigures> block_steps_, finished_steps_;
   BlockFigures block_figures_;
   std::vector<BlockFigures> finished_blocks_;
-  std::future<void> recording_;  // of a GPU's latest step, into block_live_ and block_rows_; ends before they do
+  std::future<void> recording_;  // of a GPU's latest step, into block_*; ends before they do
 };
 
 }  // namespace switchyard

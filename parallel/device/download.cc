@@ -26,6 +26,9 @@ Download::Download(TensorView from)
 
 Download::Download(Tensor from) : Download(from.view()) { from_ = std::move(from); }
 
+Download::Download(const DeviceArray<std::int32_t>& from)
+    : Download(TensorView{from.data(), DType::f32, 1, static_cast<std::int64_t>(from.size()), Device::gpu}) {}
+
 Tensor Download::finish() && {
   done_.wait();
   from_ = {};

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+
+#include "parallel/device/device_array.h"
 #include "parallel/device/stream.h"
 #include "parallel/tensor.h"
 
@@ -13,8 +16,9 @@ const Stream& download_stream();
 class Download {
  public:
   explicit Download(Tensor from);
-  /// The same of rows that live until it is finished.
+  /// The same of rows, or of values as one row of as many bytes, that live until it is finished.
   explicit Download(TensorView from);
+  explicit Download(const DeviceArray<std::int32_t>& from);
   /// The copy, once it is whole. Blocks.
   Tensor finish() &&;
 

@@ -68,15 +68,15 @@ class UseObserver : public RoutingObserver {
   void observe(int /*moe_layer*/, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     routing_ = std::move(routing);
   }
-  void expert_outputs(int moe_layer, TensorView rows, const ExchangePlan& plan) override {
+  void expert_outputs(int moe_layer, TensorView rows, std::span<const std::int32_t> slots) override {
     const auto found = std::ranges::lower_bound(plan_.layers, moe_layer);
     if (found == plan_.layers.end() || *found != moe_layer) return;
-    const auto first = static_cast<std::size_t>(plan.first_slot());
-    const std::vector<std::int32_t> order = plan.pack_order();
-    std::vector<double> norms(static_cast<std::size_t>(rows.rows()));  // of slots from the first on
+    if (slots.empty()) return;
+    const auto first = static_cast<std::size_t>(*std::ranges::min_element(slots));
+    std::vector<double> norms(slots.size());  // of slots from the first on
 #pragma omp parallel for
     for (std::int64_t row = 0; row < rows.rows(); ++row)
-      norms[static_cast<std::size_t>(order[static_cast<std::size_t>(row)]) - first] = norm_of(rows, row);
+      norms[static_cast<std::size_t>(slots[static_cast<std::size_t>(row)]) - first] = norm_of(rows, row);
     const auto layer = static_cast<std::size_t>(found - plan_.layers.begin());
     const auto k = static_cast<std::size_t>(routing_.top_k);
     for (std::size_t w = 0; w + 1 < batch_.window_offsets.size(); ++w) {

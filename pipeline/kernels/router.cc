@@ -105,11 +105,7 @@ Routing choose_experts(Tensor logits, RouterRule rule, const std::string& where,
     for (std::size_t e = 0; e < token.logits.size(); ++e) mean_logit += token.probabilities[e] * token.logits[e];
     entropy[i] = std::max(0.0F, log_sum_exp[i] - mean_logit);
   }
-  if (first_bad < n) {
-    throw Error("a router logit is not a finite number",
-                where + ", token " + std::to_string(first_bad) + " of the batch",
-                "check the checkpoint's tensors for NaN, or run with --precision f32");
-  }
+  if (first_bad < n) throw_not_finite(where, first_bad);
   return out;
 }
 

@@ -51,8 +51,8 @@ class Embedding {
 class Router {
  public:
   virtual ~Router() = default;
-  /// h [n, d] f32 -> what it decides, logits and probabilities on the device. Throws Error naming `where` and the token
-  /// when a logit is not finite.
+  /// h [n, d] f32 -> what it decides. Throws Error naming `where` and the token when a logit is not finite; a GPU's is
+  /// found in SentSlots::rows_by_place.
   virtual Routing route(TensorView h, const std::string& where) const = 0;
 };
 
@@ -70,7 +70,7 @@ class Experts {
   virtual ~Experts() = default;
   /// The next one's weights, until there are as many as was said.
   virtual void add(FfnTensors weights) = 0;
-  /// rows [n, d] of the weights' type -> [n, d] of the same type; counts: PlannedRows::counts.
+  /// rows [n, d] of the weights' type -> [n, d] of the same type; counts: ArrivedRows::counts.
   virtual Tensor run(TensorView rows, std::span<const std::int32_t> counts) const = 0;
   /// As the CPU's kernels have them. Throws Error when they are not in its memory.
   virtual std::vector<GatedFfn>& on_cpu() = 0;
@@ -98,20 +98,30 @@ class BatchAttention {
   virtual Tensor attend(TensorView qkv, int layer) = 0;
 };
 
-/// Rows of a MoE layer in the orders of its plan.
-class PlannedRows {
+/// What a rank's tokens send to the experts of a MoE layer and what comes back, in parts of consecutive tokens.
+class SentSlots {
  public:
-  virtual ~PlannedRows() = default;
-  /// h [n, d] f32 -> [n_send, d] of the backend's type, packed order.
-  virtual Tensor pack(TensorView h) const = 0;
+  virtual ~SentSlots() = default;
+  /// h [n, d] f32, of all tokens -> [n_send, d] of the backend's type, packed order.
+  virtual Tensor pack(int part, TensorView h) const = 0;
+  /// [n_parts, n_physical] what the plans are made of. On a GPU it is counted before rows are packed, and this waits
+  /// for the counts alone. Throws the router's Error there.
+  virtual std::span<const std::int32_t> rows_by_place() = 0;
+  /// [n_send] of each packed row, as RoutingObserver::expert_outputs.
+  virtual std::span<const std::int32_t> slots(int part) const = 0;
+  /// x [n, d] f32 += sum over a token's slots of weight * row, in slot order. returned: [n_send, d] packed order.
+  virtual void add_weighted(int part, Tensor& x, TensorView returned) const = 0;
+};
+
+/// Rows that arrived at a MoE layer's experts.
+class ArrivedRows {
+ public:
+  virtual ~ArrivedRows() = default;
   /// Arrived order -> the order that experts are run in, and back.
   virtual Tensor group(Tensor arrived) const = 0;
   virtual Tensor ungroup(Tensor grouped) const = 0;
   /// [runs, local experts]: of that order, rows of each expert, in one run or several one after another.
   virtual std::span<const std::int32_t> counts() const = 0;
-  /// x [n, d] f32 += sum over a token's slots of weight * row, in slot order. returned: [n_send, d] packed order;
-  /// weights: [n, k], host.
-  virtual void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const = 0;
 };
 
 class Backend {
@@ -143,8 +153,13 @@ class Backend {
   virtual Tensor take_rows(TensorView x, std::span<const std::int32_t> rows) const = 0;
   /// The batch, and the cache where there is one, outlive the result.
   virtual std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) = 0;
-  /// The plan outlives the result. to_send: ExpertTransport::row_memory, of rows that leave.
-  virtual std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k, BufferSource* to_send) const = 0;
+  /// What the routing, which need not outlive it, sends from `rank` in n_parts parts. where: as Router::route. to_send:
+  /// ExpertTransport::row_memory, of rows that leave.
+  virtual std::unique_ptr<SentSlots> send_slots(const Routing& routing, const std::string& where,
+                                                const LayerPlacement& placement, int rank, int n_parts,
+                                                BufferSource* to_send) const = 0;
+  /// The plan outlives the result.
+  virtual std::unique_ptr<ArrivedRows> arrived_rows(const ExchangePlan& plan, BufferSource* to_send) const = 0;
   /// A clock of its own, for one model.
   virtual std::unique_ptr<LapClock> make_clock() const = 0;
 };

@@ -112,13 +112,45 @@ class CpuAttention : public BatchAttention {
   DType type_;
 };
 
-class CpuRows : public PlannedRows {
+class CpuSlots : public SentSlots {
  public:
-  CpuRows(const ExchangePlan& plan, int top_k, DType type)
-      : plan_(plan), pack_order_(plan.pack_order()), top_k_(top_k), type_(type) {
+  CpuSlots(const Routing& routing, const LayerPlacement& placement, int rank, int n_parts, DType type)
+      : weights_(routing.weights), top_k_(routing.top_k), type_(type) {
+    const ExpertIds ids = routing.expert_ids();
+    const std::int64_t n = ids.n_tokens();
+    for (int part = 0; part < n_parts; ++part) {
+      const auto tokens = tokens_of_part(n, part, n_parts);
+      const SlotPlaces places(ids, tokens, placement, rank);
+      rows_by_place_.insert(rows_by_place_.end(), places.rows().begin(), places.rows().end());
+      parts_.push_back({tokens.first, places.pack_order()});
+    }
+  }
+  Tensor pack(int part, TensorView h) const override { return gather_slots(h, slots(part), top_k_, type_); }
+  std::span<const std::int32_t> rows_by_place() override { return rows_by_place_; }
+  std::span<const std::int32_t> slots(int part) const override { return at(part).pack_order; }
+  void add_weighted(int part, Tensor& x, TensorView returned) const override {
+    switchyard::add_weighted(x, at(part).first_token, returned, weights_, top_k_, slots(part));
+  }
+
+ private:
+  struct Part {
+    std::int64_t first_token;
+    std::vector<std::int32_t> pack_order;
+  };
+  const Part& at(int part) const { return parts_[static_cast<std::size_t>(part)]; }
+
+  std::vector<float> weights_;  // the routing's, which its observer may keep
+  std::vector<std::int32_t> rows_by_place_;
+  std::vector<Part> parts_;
+  int top_k_;
+  DType type_;
+};
+
+class CpuArrived : public ArrivedRows {
+ public:
+  explicit CpuArrived(const ExchangePlan& plan) : plan_(plan) {
     if (!as_arrived()) group_order_ = plan.group_order();
   }
-  Tensor pack(TensorView h) const override { return gather_slots(h, pack_order_, top_k_, type_); }
   Tensor group(Tensor arrived) const override {
     return as_arrived() ? std::move(arrived) : gather(std::move(arrived), group_order_);
   }
@@ -128,9 +160,6 @@ class CpuRows : public PlannedRows {
   std::span<const std::int32_t> counts() const override {
     return as_arrived() ? plan_.arriving() : plan_.rows_per_expert();
   }
-  void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
-    switchyard::add_weighted(x, plan_.first_slot() / top_k_, returned, weights, top_k_, pack_order_);
-  }
 
  private:
   /// Long runs are not worth copying: less than a tile of each is computed for nothing.
@@ -139,10 +168,7 @@ class CpuRows : public PlannedRows {
   }
 
   const ExchangePlan& plan_;
-  std::vector<std::int32_t> pack_order_;
   std::vector<std::int32_t> group_order_;  // of rows that are not taken as they arrived
-  int top_k_;
-  DType type_;
 };
 
 class CpuClock : public LapClock {
@@ -211,9 +237,13 @@ class CpuBackend : public Backend {
   std::unique_ptr<BatchAttention> make_attention(const Batch& batch, KvCache* cache) override {
     return std::make_unique<CpuAttention>(batch, cache, shape_, rope_, type_);
   }
-  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k,
-                                         BufferSource* /*to_send*/) const override {
-    return std::make_unique<CpuRows>(plan, top_k, type_);
+  std::unique_ptr<SentSlots> send_slots(const Routing& routing, const std::string& /*where*/,
+                                        const LayerPlacement& placement, int rank, int n_parts,
+                                        BufferSource* /*to_send*/) const override {
+    return std::make_unique<CpuSlots>(routing, placement, rank, n_parts, type_);
+  }
+  std::unique_ptr<ArrivedRows> arrived_rows(const ExchangePlan& plan, BufferSource* /*to_send*/) const override {
+    return std::make_unique<CpuArrived>(plan);
   }
   std::unique_ptr<LapClock> make_clock() const override { return std::make_unique<CpuClock>(); }
 

@@ -42,13 +42,6 @@ class Branch {
   Tensor apart_;  // [n, d_model] f32
 };
 
-/// Tokens whose rows are exchanged together.
-struct PartInFlight {
-  const ExchangePlan& plan;
-  std::unique_ptr<PlannedRows> rows;
-  Exchange out;  // on their way to the experts
-};
-
 /// Makes a GPU's ids and weights those of the host.
 void upload_choices(Routing& routing) {
   routing.gpu_ids = DeviceArray<std::int32_t>(std::span<const std::int32_t>(routing.ids));
@@ -197,21 +190,27 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   const int moe_layer = layer.moe_layer;
   const Tensor h = layer.ffn_norm->apply(x, DType::f32);  // [n, d_model]
   observer.ffn_input(moe_layer, h);
-  Routing routing = layer.router->route(h, "layer " + std::to_string(layer.index));
+  const std::string where = "layer " + std::to_string(layer.index);
+  Routing routing = layer.router->route(h, where);
   if (observer.decide(moe_layer, routing) && backend->device() == Device::gpu) upload_choices(routing);
   watch.lap(Part::router, moe_layer);
 
-  const std::vector<ExchangePlan> plans = ExchangePlan::make_parts(
-      routing.expert_ids(), overlap && comm->size() > 1 ? 2 : 1, placement.layer(moe_layer), *comm);
-  std::vector<PartInFlight> parts;
-  for (const ExchangePlan& plan : plans) {
-    std::unique_ptr<PlannedRows> rows = backend->make_rows(plan, config.top_k, transport->row_memory());
-    Exchange out = transport->start_dispatch(plan, rows->pack(h));  // in flight
-    parts.push_back({plan, std::move(rows), std::move(out)});
-  }
+  // Rows are packed before the host knows how many go where, so that a GPU has work until it does.
+  const int n_parts = overlap && comm->size() > 1 ? 2 : 1;
+  BufferSource* const to_send = transport->row_memory();
+  const std::unique_ptr<SentSlots> sent =
+      backend->send_slots(routing, where, placement.layer(moe_layer), comm->rank(), n_parts, to_send);
+  std::vector<Tensor> packed;
+  for (int part = 0; part < n_parts; ++part) packed.push_back(sent->pack(part, h));
+  const std::vector<ExchangePlan> plans =
+      ExchangePlan::make_parts(sent->rows_by_place(), n_parts, placement.layer(moe_layer), *comm);
+  std::vector<Exchange> out;
+  for (std::size_t p = 0; p < plans.size(); ++p)
+    out.push_back(transport->start_dispatch(plans[p], std::move(packed[p])));  // in flight
+  std::vector<std::unique_ptr<ArrivedRows>> of_experts;
+  for (const ExchangePlan& plan : plans) of_experts.push_back(backend->arrived_rows(plan, to_send));
   watch.lap(Part::dispatch, moe_layer);
-  const std::vector<float> combine_weights = routing.weights;  // the observer may keep the routing
-  observer.observe(moe_layer, std::move(routing), plans);      // ... while this is recorded
+  observer.observe(moe_layer, std::move(routing), plans);  // ... while this is recorded
   watch.lap(Part::record, moe_layer);
   Branch branch(x, layer.ffn_post_norm.get(), *backend);
   if (layer.shared) {  // ... and every token visits these
@@ -219,21 +218,22 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
     watch.lap(Part::shared, moe_layer);
   }
   std::vector<Exchange> back;
-  for (PartInFlight& part : parts) {  // the experts of one part run while the other's rows fly
-    Tensor arrived = std::move(part.out).finish();
+  for (std::size_t p = 0; p < plans.size(); ++p) {  // the experts of one part run while the other's rows fly
+    Tensor arrived = std::move(out[p]).finish();
     watch.lap(Part::dispatch_wait, moe_layer);
-    const Tensor rows = part.rows->group(std::move(arrived));  // [n_receive, d_model]
+    const Tensor rows = of_experts[p]->group(std::move(arrived));  // [n_receive, d_model]
     watch.lap(Part::group, moe_layer);
-    Tensor done = layer.experts->run(rows, part.rows->counts());
+    Tensor done = layer.experts->run(rows, of_experts[p]->counts());
     watch.lap(Part::experts, moe_layer);
-    back.push_back(transport->start_combine(part.plan, part.rows->ungroup(std::move(done))));
+    back.push_back(transport->start_combine(plans[p], of_experts[p]->ungroup(std::move(done))));
     watch.lap(Part::scatter, moe_layer);
   }
-  for (std::size_t p = 0; p < parts.size(); ++p) {
-    const Tensor returned = std::move(back[p]).finish();  // [n_send, d_model], packed order
+  for (int part = 0; part < n_parts; ++part) {
+    // [n_send, d_model], packed order
+    const Tensor returned = std::move(back[static_cast<std::size_t>(part)]).finish();
     watch.lap(Part::combine_wait, moe_layer);
-    observer.expert_outputs(moe_layer, returned, plans[p]);
-    parts[p].rows->add_weighted(branch.sum(), returned, combine_weights);
+    observer.expert_outputs(moe_layer, returned, sent->slots(part));
+    sent->add_weighted(part, branch.sum(), returned);
     watch.lap(Part::combine, moe_layer);
   }
   branch.join();

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "parallel/device/device_array.h"
 #include "parallel/exchange_plan.h"
+#include "parallel/slot_places.h"
 #include "parallel/tensor.h"
 #include "pipeline/model/routing_figure.h"
 
@@ -17,20 +20,22 @@ struct RouterRule {
   bool renormalise = true;  // combine weights are divided by their sum
 };
 
-/// What one router decided for n tokens, with the figures that the record keeps of it. Tensors lie where the backend
-/// made them: who wants those of a GPU on the host copies them. Ids and weights are on the host, where tokens are sent
-/// from, and a GPU keeps its own.
+/// What one router decided for n tokens, with the figures that the record keeps of it. All of it lies where the backend
+/// made it: who wants a GPU's on the host copies it.
 struct Routing {
   int top_k = 0;
-  std::vector<std::int32_t> ids;      // [n, k] by combine weight descending; a tie goes to the lower id
-  std::vector<float> weights;         // [n, k] combine weights, as they multiply expert outputs
-  Tensor logits;                      // [n, E] f32 router logits, before the score function
-  Tensor probabilities;               // [n, E] f32 after it
-  Tensor figures;                     // [kRoutingFigures, n] f32; fewer rows where those behind are not known
-  DeviceArray<std::int32_t> gpu_ids;  // [n * k] as ids, in GPU memory; empty on CPUs
-  Tensor gpu_weights;                 // [n, k] f32 as weights, likewise
+  std::vector<std::int32_t> ids;        // [n, k] by combine weight descending; a tie goes to the lower id
+  std::vector<float> weights;           // [n, k] combine weights, as they multiply expert outputs
+  Tensor logits;                        // [n, E] f32 router logits, before the score function
+  Tensor probabilities;                 // [n, E] f32 after it
+  Tensor figures;                       // [kRoutingFigures, n] f32; fewer rows where those behind are not known
+  DeviceArray<std::int32_t> gpu_ids;    // [n * k] in GPU memory, instead of ids; empty on CPUs
+  Tensor gpu_weights;                   // [n, k] f32, likewise
+  DeviceArray<std::int32_t> gpu_fault;  // [1] the first token with a logit that is not finite, n where there is none
 
-  std::int64_t n_tokens() const { return top_k == 0 ? 0 : static_cast<std::int64_t>(ids.size()) / top_k; }
+  std::int64_t n_tokens() const {
+    return top_k == 0 ? 0 : static_cast<std::int64_t>(std::max(ids.size(), gpu_ids.size())) / top_k;
+  }
   ExpertIds expert_ids() const { return {ids, top_k}; }
   /// [n] of figures on the host; empty where it is not known.
   std::span<const float> figure(RoutingFigure which) const {
@@ -38,6 +43,9 @@ struct Routing {
     return row < figures.rows() ? figures.row<float>(row) : std::span<const float>();
   }
 };
+
+/// Throws the Error of a router's logit that is not a finite number; where: says which router.
+[[noreturn]] void throw_not_finite(const std::string& where, std::int64_t token);
 
 /// Sees the forward pass as it goes by, layers ascending, and may change where tokens go. Most observers care for
 /// little.
@@ -48,14 +56,14 @@ class RoutingObserver {
   virtual void ffn_input([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView h) {}
   /// What the router decided, before tokens are sent anywhere. Experts and weights changed here are those that count:
   /// they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a token. Returns
-  /// whether it changed them, so that a GPU's own are made anew.
+  /// whether it changed them: a GPU's are then made anew of ids and weights on the host.
   virtual bool decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) { return false; }
   /// moe_layer: index among MoE layers. The routing may be moved from. plans: of the parts of the batch's tokens.
   virtual void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) = 0;
-  /// Experts' outputs of each part in turn, not yet weighted, [plan.n_send(), d_model] f32 or bf16: row i belongs to
-  /// slot plan.pack_order()[i].
+  /// Experts' outputs of each part of the tokens in turn, not yet weighted, [m, d_model] f32 or bf16. slots: [m] of
+  /// each row (token * k + j, in the batch); none where rows are in GPU memory.
   virtual void expert_outputs([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView rows,
-                              [[maybe_unused]] const ExchangePlan& plan) {}
+                              [[maybe_unused]] std::span<const std::int32_t> slots) {}
   /// Each decoder layer's output, [n, d_model] f32, before the next layer changes it.
   virtual void layer_output([[maybe_unused]] int layer, [[maybe_unused]] TensorView hidden) {}
 };

@@ -24,7 +24,7 @@ using PhaseSeconds = std::array<double, kPhases>;
 enum class Part : std::uint8_t {
   attention,      // with its norm and, in layer 0, the embedding; without experts before it, dense layers too
   router,         // with its norm
-  dispatch,       // counts to all ranks, which waits for the last of them, rows packed, their exchange begun
+  dispatch,       // rows packed, counts to all ranks, which waits for the last of them, their exchange begun
   record,         // while rows fly
   shared,         // shared experts, likewise; no time where there are none
   dispatch_wait,  // until the rows are there

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "parallel/error.h"
+#include "parallel/slot_places.h"
 #include "tests/support/skewed_ids.h"
 
 namespace switchyard {
@@ -72,6 +73,16 @@ std::vector<std::int32_t> arriving_on(int rank, const std::vector<Row>& rows, co
   return counts;
 }
 
+/// [n_physical] counts of rows by the rank that they go to, then expert.
+std::vector<std::int32_t> rows_by_place(const std::vector<Row>& rows, const LayerPlacement& placement) {
+  std::vector<std::int32_t> counts;
+  for (int rank = 0; rank < placement.n_ranks(); ++rank)
+    for (const std::int32_t expert : placement.experts_of(rank))
+      counts.push_back(static_cast<std::int32_t>(
+          std::ranges::count_if(rows, [&](const Row& r) { return r.target == rank && r.expert == expert; })));
+  return counts;
+}
+
 /// Plays every rank of a world and compares each plan with orders found by sorting. Returns the rows compared.
 std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k, const LayerPlacement& placement,
                                  CopyRule rule = CopyRule::by_token) {
@@ -79,7 +90,8 @@ std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k,
   std::size_t compared = 0;
   for (int me = 0; me < placement.n_ranks(); ++me) {
     const ExpertIds ids{ids_of_rank[static_cast<std::size_t>(me)], top_k};
-    const ExchangePlan plan(ids, placement, me, arriving_on(me, rows, placement));
+    const SlotPlaces places(ids, placement, me);
+    const ExchangePlan plan(places.rows(), placement, me, arriving_on(me, rows, placement));
     EXPECT_EQ(plan.rank(), me);
     EXPECT_EQ(plan.n_ranks(), placement.n_ranks());
 
@@ -102,16 +114,12 @@ std::size_t compare_with_sorting(const std::vector<Ids>& ids_of_rank, int top_k,
       EXPECT_EQ(plan.rows_per_expert()[local++],
                 std::ssize(only(grouped, [&](const Row& r) { return r.expert == expert; })));
     }
-    const std::vector<std::int32_t> pack_order = plan.pack_order();
+    const std::vector<std::int32_t> pack_order = places.pack_order();
     EXPECT_EQ(std::ssize(pack_order), plan.n_send());
     for (std::size_t i = 0; i < std::min(packed.size(), pack_order.size()); ++i, ++compared) {
       EXPECT_EQ(pack_order[i], packed[i].slot) << "packed row " << i << " of rank " << me;
     }
-    EXPECT_TRUE(std::ranges::is_sorted(pack_order, {}, [&](std::int32_t slot) {
-      const std::int32_t place = plan.places()[static_cast<std::size_t>(slot - plan.first_slot())];
-      EXPECT_LT(place, plan.n_places());
-      return std::pair(place, slot);
-    }));
+    EXPECT_THAT(plan.rows_by_place(), ElementsAreArray(rows_by_place(packed, placement)));
     const std::vector<std::int32_t> group_order = plan.group_order();
     EXPECT_EQ(std::ssize(group_order), plan.n_receive());
     EXPECT_EQ(plan.arrives_grouped(), std::ranges::is_sorted(group_order));
@@ -164,10 +172,9 @@ TEST(ExchangePlanTest, CopiesByHand) {
   // Expert 0 on both ranks, 1 on rank 1. Of rank 1's tokens 0, 1, 2 all chose expert 0, and 1 and 2 expert 1.
   const std::vector<std::vector<std::int32_t>> ranks = {{0, 1}, {1}};
   const Ids ids = {0, 0, 1, 0, 1, 0};
-  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 1}, LayerPlacement(ranks, 2, CopyRule::by_token), 1),
+  EXPECT_THAT(SlotPlaces({ids, 1}, LayerPlacement(ranks, 2, CopyRule::by_token), 1).rows(),
               ElementsAre(3, 1, 2));  // tokens 1, 3, 5; 0; 2, 4
-  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 1}, LayerPlacement(ranks, 2, CopyRule::local_first), 1),
-              ElementsAre(0, 4, 2));
+  EXPECT_THAT(SlotPlaces({ids, 1}, LayerPlacement(ranks, 2, CopyRule::local_first), 1).rows(), ElementsAre(0, 4, 2));
 }
 
 TEST(ExchangePlanTest, ARankWithoutExpertsStillSends) {
@@ -197,27 +204,29 @@ TEST(ExchangePlanTest, ByHand) {
   const auto placement = ExpertPlacement::round_robin(1, 4, 2).layer(0);
   const Ids ids = {3, 0, 2, 3};
   const std::vector<std::int32_t> arriving = {1, 1, 2, 1};  // from itself 1 and 1, from rank 1 2 and 1
-  const ExchangePlan plan({ids, 2}, placement, 0, arriving);
+  const SlotPlaces places({ids, 2}, placement, 0);
+  const ExchangePlan plan(places.rows(), placement, 0, arriving);
   EXPECT_THAT(plan.send_rows(), ElementsAre(2, 2));
-  EXPECT_THAT(plan.pack_order(), ElementsAre(1, 2, 0, 3));
+  EXPECT_THAT(places.pack_order(), ElementsAre(1, 2, 0, 3));
   EXPECT_THAT(plan.receive_rows(), ElementsAre(2, 3));
   EXPECT_THAT(plan.rows_per_expert(), ElementsAre(3, 2));
   EXPECT_THAT(plan.group_order(), ElementsAre(0, 2, 3, 1, 4));
-  EXPECT_THAT(ExchangePlan::rows_by_expert({ids, 2}, placement, 0), ElementsAre(1, 1, 0, 2));
+  EXPECT_THAT(places.rows(), ElementsAre(1, 1, 0, 2));
 }
 
 TEST(ExchangePlanTest, BadInputIsAnError) {
   const auto placement = ExpertPlacement::contiguous(1, 4, 1).layer(0);
-  const std::vector<std::int32_t> arriving = {1, 0, 0, 0};
-  const auto plan_of = [&](Ids ids, int top_k) { ExchangePlan({ids, top_k}, placement, 0, arriving); };
-  EXPECT_THROW(plan_of({4}, 1), Error);
-  EXPECT_THROW(plan_of({-1}, 1), Error);
-  EXPECT_THROW(plan_of({0, 1, 2}, 2), Error);
-  EXPECT_THROW(plan_of({0}, 0), Error);
-  EXPECT_THROW(ExchangePlan({Ids{0}, 1}, placement, 0, std::vector<std::int32_t>(3)), Error);
-  EXPECT_THROW(ExchangePlan({Ids{0}, 1}, placement, 0, std::vector<std::int32_t>{1, -1, 0, 0}), Error);
+  const auto places_of = [&](Ids ids, int top_k) { SlotPlaces({ids, top_k}, placement, 0); };
+  EXPECT_THROW(places_of({4}, 1), Error);
+  EXPECT_THROW(places_of({-1}, 1), Error);
+  EXPECT_THROW(places_of({0, 1, 2}, 2), Error);
+  EXPECT_THROW(places_of({0}, 0), Error);
+  const auto plan_of = [&](Ids rows, Ids arriving) { ExchangePlan(rows, placement, 0, arriving); };
+  EXPECT_THROW(plan_of({1, 0, 0, 0}, {1, 0, 0}), Error);
+  EXPECT_THROW(plan_of({1, 0, 0, 0}, {1, -1, 0, 0}), Error);
+  EXPECT_THROW(plan_of({1, 0, 0}, {1, 0, 0, 0}), Error);
   try {
-    plan_of({0, 1, 2, 9}, 2);
+    places_of({0, 1, 2, 9}, 2);
     FAIL() << "expert 9 of 4 was accepted";
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("token 1 chose expert 9"));
@@ -233,27 +242,30 @@ TEST(ExchangePlanTest, MakeExchangesTheCounts) {
     ids.push_back(skewed_ids(static_cast<std::uint64_t>(rank), n_ranks == 1 ? 9 : 13 * rank, 3, 7));
   }
   const ExpertIds mine{ids[static_cast<std::size_t>(comm.rank())], 3};
-  const ExchangePlan made = ExchangePlan::make(mine, placement, comm);
-  const ExchangePlan known(mine, placement, comm.rank(),
+  const SlotPlaces places(mine, placement, comm.rank());
+  const ExchangePlan made = ExchangePlan::make(places.rows(), placement, comm);
+  const ExchangePlan known(places.rows(), placement, comm.rank(),
                            arriving_on(comm.rank(), all_rows(ids, 3, placement), placement));
   EXPECT_THAT(made.send_rows(), ElementsAreArray(known.send_rows()));
   EXPECT_THAT(made.receive_rows(), ElementsAreArray(known.receive_rows()));
   EXPECT_THAT(made.rows_per_expert(), ElementsAreArray(known.rows_per_expert()));
-  EXPECT_THAT(made.pack_order(), ElementsAreArray(known.pack_order()));
   EXPECT_THAT(made.group_order(), ElementsAreArray(known.group_order()));
   EXPECT_EQ(comm.sum(made.n_receive()), comm.sum(made.n_send()));
   EXPECT_GT(comm.sum(made.n_receive()), 0);
 }
 
-/// The rank that a plan sends each of its slots to, from its first on.
-std::vector<int> ranks_of_slots(const ExchangePlan& plan) {
-  std::vector<int> rank_of(static_cast<std::size_t>(plan.n_send()), -1);
-  const std::vector<std::int32_t> order = plan.pack_order();
+/// The place of each slot, in slot order.
+std::vector<std::int32_t> places_in_order(const SlotPlaces& places) {
+  std::vector<std::pair<std::int32_t, std::int32_t>> slots;  // slot, place
+  const std::vector<std::int32_t> order = places.pack_order();
   std::size_t row = 0;
-  for (std::size_t rank = 0; rank < plan.send_rows().size(); ++rank)
-    for (std::int32_t i = 0; i < plan.send_rows()[rank]; ++i, ++row)
-      rank_of.at(static_cast<std::size_t>(order[row] - plan.first_slot())) = static_cast<int>(rank);
-  return rank_of;
+  for (std::size_t place = 0; place < places.rows().size(); ++place)
+    for (std::int32_t i = 0; i < places.rows()[place]; ++i)
+      slots.emplace_back(order.at(row++), static_cast<std::int32_t>(place));
+  std::ranges::sort(slots);
+  std::vector<std::int32_t> in_order;
+  for (const auto& [slot, place] : slots) in_order.push_back(place);
+  return in_order;
 }
 
 TEST(ExchangePlanTest, PartsSendEverySlotWhereOnePlanDoes) {
@@ -267,19 +279,33 @@ TEST(ExchangePlanTest, PartsSendEverySlotWhereOnePlanDoes) {
   for (const int tokens : {0, 1, 2, 13}) {
     const Ids ids = skewed_ids(static_cast<std::uint64_t>(comm.rank()), tokens + comm.rank(), 3, 7);
     const ExpertIds mine{ids, 3};
-    const ExchangePlan whole = ExchangePlan::make(mine, placement, comm);
+    const SlotPlaces places(mine, placement, comm.rank());
+    const ExchangePlan whole = ExchangePlan::make(places.rows(), placement, comm);
     for (const int n_parts : {1, 2, 3}) {
-      const std::vector<ExchangePlan> parts = ExchangePlan::make_parts(mine, n_parts, placement, comm);
+      Ids rows;
+      std::vector<std::int32_t> place_of;
+      std::int64_t n_tokens = 0;
+      for (int part = 0; part < n_parts; ++part) {
+        const auto range = tokens_of_part(mine.n_tokens(), part, n_parts);
+        EXPECT_EQ(range.first, n_tokens);
+        n_tokens = range.second;
+        const SlotPlaces of_part(mine, range, placement, comm.rank());
+        rows.insert(rows.end(), of_part.rows().begin(), of_part.rows().end());
+        for (const std::int32_t place : places_in_order(of_part)) place_of.push_back(place);
+      }
+      EXPECT_EQ(n_tokens, mine.n_tokens());
+      EXPECT_EQ(place_of, places_in_order(places));
+
+      const std::vector<ExchangePlan> parts = ExchangePlan::make_parts(rows, n_parts, placement, comm);
       ASSERT_EQ(parts.size(), static_cast<std::size_t>(n_parts));
-      std::vector<int> rank_of;
       std::vector<std::int32_t> arriving(whole.arriving().size(), 0);
+      std::int64_t n_send = 0;
       for (const ExchangePlan& part : parts) {
-        EXPECT_EQ(part.first_slot(), std::ssize(rank_of));
         EXPECT_EQ(part.n_send() % 3, 0);
-        for (const int rank : ranks_of_slots(part)) rank_of.push_back(rank);
+        n_send += part.n_send();
         for (std::size_t i = 0; i < arriving.size(); ++i) arriving[i] += part.arriving()[i];
       }
-      EXPECT_EQ(rank_of, ranks_of_slots(whole));
+      EXPECT_EQ(n_send, whole.n_send());
       EXPECT_THAT(whole.arriving(), ElementsAreArray(arriving));
     }
   }
@@ -288,7 +314,7 @@ TEST(ExchangePlanTest, PartsSendEverySlotWhereOnePlanDoes) {
 TEST(ExchangePlanTest, AnotherWorldsPlacementIsAnError) {
   const Communicator comm = Communicator::world();
   const auto placement = ExpertPlacement::contiguous(1, 9, comm.size() + 1).layer(0);
-  EXPECT_THROW(ExchangePlan::make({{}, 2}, placement, comm), Error);
+  EXPECT_THROW(ExchangePlan::make(std::vector<std::int32_t>(9), placement, comm), Error);
 }
 
 }  // namespace

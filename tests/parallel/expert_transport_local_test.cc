@@ -12,7 +12,7 @@ TEST(LocalTransportTest, RowsAreNotCopied) {
   const auto transport = make_transport("local", comm);
   const auto placement = ExpertPlacement::contiguous(1, 2, 1).layer(0);
   const std::vector<std::int32_t> ids = {1, 0, 1};
-  const auto plan = ExchangePlan::make({ids, 1}, placement, comm);
+  const auto plan = ExchangePlan::make(SlotPlaces({ids, 1}, placement, comm.rank()).rows(), placement, comm);
   Tensor rows(DType::f32, 3, 5);
   const std::byte* memory = rows.bytes();
   Tensor arrived = transport->start_dispatch(plan, std::move(rows)).finish();

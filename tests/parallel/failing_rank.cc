@@ -16,6 +16,7 @@
 #include "parallel/expert_placement.h"
 #include "parallel/expert_transport.h"
 #include "parallel/mpi_environment.h"
+#include "parallel/slot_places.h"
 #include "parallel/tensor.h"
 
 namespace {
@@ -60,7 +61,7 @@ void walk_through_collectives(const Fault& fault, const Communicator& comm, Expe
   const auto placement = ExpertPlacement::contiguous(1, 5, comm.size()).layer(0);
   const std::vector<std::int32_t> ids = {0, 1, 2, 3, 4};
   step("plan");
-  const auto plan = ExchangePlan::make({ids, 1}, placement, comm);
+  const auto plan = ExchangePlan::make(SlotPlaces({ids, 1}, placement, comm.rank()).rows(), placement, comm);
   step("start_dispatch");
   Exchange out = transport.start_dispatch(plan, Tensor(DType::f32, plan.n_send(), 5000));
   step("finish_dispatch");

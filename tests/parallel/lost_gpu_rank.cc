@@ -18,6 +18,7 @@
 #include "parallel/expert_placement.h"
 #include "parallel/expert_transport.h"
 #include "parallel/mpi_environment.h"
+#include "parallel/slot_places.h"
 #include "parallel/tensor.h"
 #include "tests/support/fake_gpu/fake_gpu.h"
 
@@ -42,7 +43,7 @@ int main(int argc, char** argv) {
   const auto transport = make_nccl_transport(comm);
   const auto placement = ExpertPlacement::contiguous(1, 5, comm.size()).layer(0);
   const std::vector<std::int32_t> ids = {0, 1, 2, 3, 4};
-  const auto plan = ExchangePlan::make({ids, 1}, placement, comm);
+  const auto plan = ExchangePlan::make(SlotPlaces({ids, 1}, placement, comm.rank()).rows(), placement, comm);
   for (int round = 0; round < 3; ++round) {
     if (round == 1 && arguments[0] == std::to_string(comm.rank())) lose_rank(arguments[1]);
     Exchange out = transport->start_dispatch(plan, Tensor(DType::f32, plan.n_send(), 5000, Device::gpu));

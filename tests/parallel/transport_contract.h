@@ -21,6 +21,7 @@
 #include "parallel/exchange_plan.h"
 #include "parallel/expert_placement.h"
 #include "parallel/expert_transport.h"
+#include "parallel/slot_places.h"
 #include "parallel/tensor.h"
 #include "tests/support/skewed_ids.h"
 
@@ -58,7 +59,8 @@ class World {
         std::uint64_t salt)
       : ids_(std::move(ids_of_rank)),
         placement_(ExpertPlacement::contiguous(1, kExperts, comm.size()).layer(0)),
-        plan_(ExchangePlan::make(ids_of(comm.rank()), placement_, comm)),
+        places_(ids_of(comm.rank()), placement_, comm.rank()),
+        plan_(ExchangePlan::make(places_.rows(), placement_, comm)),
         dtype_(param.dtype),
         width_(param.width),
         device_(param.device),
@@ -71,7 +73,7 @@ class World {
   Tensor packed() const {
     Tensor rows(dtype_, plan_.n_send(), width_);
     std::int64_t row = 0;
-    for (const std::int32_t slot : plan_.pack_order())
+    for (const std::int32_t slot : places_.pack_order())
       write_row(rows.bytes() + row++ * rows.row_bytes(), plan_.rank(), slot);
     return device_ == Device::cpu ? std::move(rows) : copy_to(device_, rows);
   }
@@ -106,6 +108,7 @@ class World {
 
   std::vector<std::vector<std::int32_t>> ids_;
   LayerPlacement placement_;
+  SlotPlaces places_;
   ExchangePlan plan_;
   DType dtype_;
   std::int64_t width_;
@@ -241,7 +244,8 @@ TEST_P(TransportContract, WrongShapesAreErrors) {
   EXPECT_THROW(static_cast<void>(transport_->start_dispatch(plan, rows(plan.n_send(), 0))), Error);
   const auto wider = ExpertPlacement::contiguous(1, World::kExperts, comm_.size() + 1).layer(0);
   const std::vector<std::int32_t> nothing(wider.experts_of(0).size() * static_cast<std::size_t>(comm_.size() + 1));
-  EXPECT_THROW(static_cast<void>(transport_->start_dispatch(ExchangePlan({{}, 1}, wider, 0, nothing), rows(0, 4))),
+  const std::vector<std::int32_t> nowhere(World::kExperts);
+  EXPECT_THROW(static_cast<void>(transport_->start_dispatch(ExchangePlan(nowhere, wider, 0, nothing), rows(0, 4))),
                Error);
 }
 

@@ -63,11 +63,19 @@ class GoldenModel {
   SafetensorsFile golden_;
 };
 
+/// Copies a GPU's ids and weights to the host.
+inline void bring_choices(Routing& routing) {
+  routing.ids = routing.gpu_ids.to_host();
+  const Tensor weights = copy_to(Device::cpu, routing.gpu_weights);
+  routing.weights.assign(weights.data<float>(), weights.data<float>() + weights.rows() * weights.cols());
+}
+
 /// Keeps all that a forward pass shows.
 class KeepAll : public RoutingObserver {
  public:
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     layers_in_order = layers_in_order && moe_layer == static_cast<int>(routings.size());
+    if (routing.gpu_weights.device() == Device::gpu) bring_choices(routing);
     for (Tensor* column : {&routing.logits, &routing.probabilities, &routing.figures})
       if (column->device() == Device::gpu) *column = copy_to(Device::cpu, *column);
     routings.push_back(std::move(routing));

@@ -90,14 +90,6 @@ void launch_add_totals(const RoutingTotals& to, const RoutingTotals& from);
 
 namespace switchyard::cores {
 
-SWITCHYARD_CORE void count(std::uint32_t* cell) {
-#ifdef __CUDACC__
-  atomicAdd(cell, 1U);
-#else
-  ++*cell;
-#endif
-}
-
 SWITCHYARD_CORE int histogram_bin(float value, float bins_per_unit) {
   const int bin = static_cast<int>(value * bins_per_unit);
   return bin < 0 ? 0 : bin < kHistogramBins ? bin : kHistogramBins - 1;

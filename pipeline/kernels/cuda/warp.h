@@ -42,6 +42,16 @@ SWITCHYARD_CORE std::uint32_t bf16_bits(float value) {
   return nan ? (word >> 16U) | 0x40U : (word + 0x7fffU + ((word >> 16U) & 1U)) >> 16U;
 }
 
+/// One more, beside other threads that count.
+template <typename T>
+SWITCHYARD_CORE void count(T* cell) {
+#ifdef __CUDACC__
+  atomicAdd(cell, T{1});
+#else
+  ++*cell;
+#endif
+}
+
 SWITCHYARD_CORE float widen(float value) { return value; }
 SWITCHYARD_CORE float widen(Bf16 value) { return value_of(static_cast<std::uint32_t>(value.bits) << 16U); }
 

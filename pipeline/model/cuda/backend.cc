@@ -7,6 +7,7 @@
 
 #include "parallel/device/device_array.h"
 #include "parallel/device/device_memory.h"
+#include "parallel/device/download.h"
 #include "parallel/device/stream.h"
 #include "parallel/error.h"
 #include "pipeline/kernels/cuda/activation.h"
@@ -60,8 +61,8 @@ class GpuEmbedding : public Embedding {
 class GpuRouter : public Router {
  public:
   GpuRouter(Tensor weights, RouterRule rule) : weights_(std::move(weights)), rule_(rule) {}
-  Routing route(TensorView h, const std::string& where) const override {
-    return gpu::to_routing(gpu::choose_experts(gpu::router_logits(h, weights_), rule_), where);
+  Routing route(TensorView h, const std::string& /*where*/) const override {
+    return gpu::choose_experts(gpu::router_logits(h, weights_), rule_);
   }
 
  private:
@@ -233,19 +234,79 @@ class GpuFusedAttention : public BatchAttention {
   const gpu::DeviceRope& rope_;
 };
 
-class GpuRows : public PlannedRows {
+class GpuSlots : public SentSlots {
  public:
-  GpuRows(const ExchangePlan& plan, int top_k, DType type, BufferSource* to_send)
-      : plan_(plan),
-        row_of_slot_(gpu::rows_of_slots(DeviceArray<std::int32_t>(plan.places()), plan.n_places())),
-        top_k_(top_k),
+  GpuSlots(const Routing& routing, std::string where, const LayerPlacement& placement, int rank, int n_parts,
+           DType type, BufferSource* to_send)
+      : where_(std::move(where)),
+        n_tokens_(routing.n_tokens()),
+        top_k_(routing.top_k),
         type_(type),
-        to_send_(to_send) {
-    if (!plan.arrives_grouped()) group_order_.emplace(std::span<const std::int32_t>(plan.group_order()));
+        to_send_(to_send),
+        weights_(DType::f32, n_tokens_, top_k_, Device::gpu) {
+    copy_in(compute_stream(), weights_.bytes(), routing.gpu_weights.bytes(),
+            static_cast<std::size_t>(n_tokens_ * weights_.row_bytes()));
+    const int n_places = placement.n_physical();
+    const DeviceArray<std::int32_t> table(std::span<const std::int32_t>(gpu::place_table(placement, rank)));
+    // Integers: the slots of each place, and at the end the router's fault.
+    Tensor counts(DType::f32, 1, std::int64_t{n_parts} * n_places + 1, Device::gpu);
+    clear(counts);
+    auto* next = reinterpret_cast<std::int32_t*>(counts.bytes());
+    std::vector<gpu::PlacedSlots> slots;
+    for (int part = 0; part < n_parts; ++part, next += n_places) {
+      const auto [first, end] = tokens_of_part(n_tokens_, part, n_parts);
+      slots.push_back(gpu::place_slots(routing.gpu_ids, {first * top_k_, (end - first) * top_k_}, top_k_, table,
+                                       placement.n_experts(), rank, next));
+      parts_.push_back({first, {}});
+    }
+    copy_in(compute_stream(), next, routing.gpu_fault.data(), sizeof *next);
+    counting_.emplace(std::move(counts));
+    for (std::size_t part = 0; part < slots.size(); ++part)
+      parts_[part].row_of_slot = gpu::rows_of_slots(slots[part], n_places);
   }
 
-  Tensor pack(TensorView h) const override {
-    return gpu::gather_slots(h, first_token(), row_of_slot_, top_k_, type_, to_send_);
+  Tensor pack(int part, TensorView h) const override {
+    return gpu::gather_slots(h, at(part).first_token, at(part).row_of_slot, top_k_, type_, to_send_);
+  }
+  std::span<const std::int32_t> rows_by_place() override {
+    if (counting_) {
+      const Tensor counts = std::move(*counting_).finish();
+      counting_.reset();
+      const auto* const begin = counts.data<std::int32_t>();
+      rows_by_place_.assign(begin, begin + counts.cols() - 1);
+      if (const std::int32_t fault = begin[counts.cols() - 1]; fault < n_tokens_) throw_not_finite(where_, fault);
+    }
+    return rows_by_place_;
+  }
+  std::span<const std::int32_t> slots(int /*part*/) const override { return {}; }
+  void add_weighted(int part, Tensor& x, TensorView returned) const override {
+    const std::int64_t first = at(part).first_token;
+    const std::int64_t count = returned.rows() / top_k_;
+    gpu::add_weighted(x, first, returned, weights_.rows(first, first + count), at(part).row_of_slot);
+  }
+
+ private:
+  struct Part {
+    std::int64_t first_token;
+    DeviceArray<std::int32_t> row_of_slot;  // where packed rows are
+  };
+  const Part& at(int part) const { return parts_[static_cast<std::size_t>(part)]; }
+
+  std::string where_;
+  std::int64_t n_tokens_;
+  int top_k_;
+  DType type_;
+  BufferSource* to_send_;
+  Tensor weights_;  // [n, k] f32 the routing's, which its observer may keep
+  std::vector<Part> parts_;
+  std::optional<Download> counting_;  // until rows_by_place_ is known
+  std::vector<std::int32_t> rows_by_place_;
+};
+
+class GpuArrived : public ArrivedRows {
+ public:
+  GpuArrived(const ExchangePlan& plan, BufferSource* to_send) : plan_(plan), to_send_(to_send) {
+    if (!plan.arrives_grouped()) group_order_.emplace(std::span<const std::int32_t>(plan.group_order()));
   }
   Tensor group(Tensor arrived) const override {
     return group_order_ ? gpu::gather(arrived, *group_order_) : std::move(arrived);
@@ -254,23 +315,11 @@ class GpuRows : public PlannedRows {
     return group_order_ ? gpu::scatter(grouped, *group_order_, to_send_) : std::move(grouped);
   }
   std::span<const std::int32_t> counts() const override { return plan_.rows_per_expert(); }
-  void add_weighted(Tensor& x, TensorView returned, std::span<const float> weights) const override {
-    const std::span<const float> of_plan =
-        weights.subspan(static_cast<std::size_t>(plan_.first_slot()), static_cast<std::size_t>(plan_.n_send()));
-    Tensor on_gpu(DType::f32, plan_.n_send() / top_k_, top_k_, Device::gpu);
-    upload(on_gpu.bytes(), of_plan.data(), of_plan.size_bytes());
-    gpu::add_weighted(x, first_token(), returned, on_gpu, row_of_slot_);
-  }
 
  private:
-  std::int64_t first_token() const { return plan_.first_slot() / top_k_; }
-
   const ExchangePlan& plan_;
-  DeviceArray<std::int32_t> row_of_slot_;                 // where packed rows are
-  std::optional<DeviceArray<std::int32_t>> group_order_;  // none: rows are in order
-  int top_k_;
-  DType type_;
   BufferSource* to_send_;
+  std::optional<DeviceArray<std::int32_t>> group_order_;  // none: rows are in order
 };
 
 /// When the compute stream has come to where the caller was.
@@ -356,8 +405,13 @@ class GpuBackend : public Backend {
       return std::make_unique<GpuFusedAttention>(batch, *fused_attention_, shape_, angles_);
     return std::make_unique<GpuAttention>(batch, cache, shape_, angles_, type_);
   }
-  std::unique_ptr<PlannedRows> make_rows(const ExchangePlan& plan, int top_k, BufferSource* to_send) const override {
-    return std::make_unique<GpuRows>(plan, top_k, type_, to_send);
+  std::unique_ptr<SentSlots> send_slots(const Routing& routing, const std::string& where,
+                                        const LayerPlacement& placement, int rank, int n_parts,
+                                        BufferSource* to_send) const override {
+    return std::make_unique<GpuSlots>(routing, where, placement, rank, n_parts, type_, to_send);
+  }
+  std::unique_ptr<ArrivedRows> arrived_rows(const ExchangePlan& plan, BufferSource* to_send) const override {
+    return std::make_unique<GpuArrived>(plan, to_send);
   }
   std::unique_ptr<LapClock> make_clock() const override { return std::make_unique<GpuClock>(); }
 
