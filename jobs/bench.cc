@@ -119,13 +119,13 @@ void print_grouped_matmuls(const ModelConfig& config, const Communicator& comm, 
   for (const GroupedMatmulSpeed& speed : speeds) {
     constexpr double kFlopsPerWeight = 2 * 3;  // a multiply-add in each of gate, up and down
     const double flops = kFlopsPerWeight * static_cast<double>(rows * experts.d_model * experts.d_ff);
-    std::printf("experts in bf16 by %-9s %8.3f ms  %7.2f TFLOP/s  %5.2f x cublaslt\n", name_of(speed.kind),
+    std::printf("experts in bf16 by %-13s %8.3f ms  %7.2f TFLOP/s  %5.2f x cublaslt\n", name_of(speed.kind),
                 speed.seconds * 1e3, flops / speed.seconds / 1e12, speeds.front().seconds / speed.seconds);
   }
   if (comm.rank() != 0) return;
   for (const GroupedMatmulKind kind : kGroupedMatmulKinds)
     if (const auto reason = why_not(kind, experts))
-      std::printf("experts in bf16 by %-9s cannot be measured: %s\n", name_of(kind), reason->c_str());
+      std::printf("experts in bf16 by %-13s cannot be measured: %s\n", name_of(kind), reason->c_str());
 }
 
 /// Collective: steps without a recorder, whole and in halves, in turn.

@@ -137,7 +137,7 @@ void add_device_options(OptionParser& parser) {
       "of matrix products (default: bf16 on GPUs and where the CPU has it, else f32)");
   add("attention", po::value<std::string>()->value_name("cudnn|own"),
       "what attends to windows on GPUs in bf16 (default: cudnn where it can be used, else our own kernel)");
-  add("grouped-matmul", po::value<std::string>()->value_name("cublaslt|cudnn|cutlass"),
+  add("grouped-matmul", po::value<std::string>()->value_name("cublaslt|cudnn|cutlass|cutlass-gated"),
       "what multiplies with experts on GPUs in bf16; bench measures each (default: cutlass where it can be used, else "
       "cublaslt)");
   add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),
@@ -192,7 +192,8 @@ void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, co
   const auto* const kind =
       std::ranges::find_if(kGroupedMatmulKinds, [&](GroupedMatmulKind one) { return name_of(one) == text; });
   if (kind == kGroupedMatmulKinds.end())
-    throw UsageError("unknown grouped product '" + text + "'", "--grouped-matmul", "give cublaslt, cudnn or cutlass");
+    throw UsageError("unknown grouped product '" + text + "'", "--grouped-matmul",
+                     "give cublaslt, cudnn, cutlass or cutlass-gated");
   if (!device.on_gpu())
     throw UsageError("chooses between kernels of GPUs, and this run is on CPUs", "--grouped-matmul", "leave it out");
   if (*kind != GroupedMatmulKind::cublaslt && device.precision == Precision::f32)

@@ -11,11 +11,12 @@
 namespace switchyard {
 
 /// What multiplies rows with their experts' weights on a GPU: cublasLt once an expert, or one kernel for all of them by
-/// cuDNN or CUTLASS, in bf16 alone. The bits of the three differ.
-enum class GroupedMatmulKind : std::uint8_t { cublaslt, cudnn, cutlass };
+/// cuDNN or CUTLASS, in bf16 alone; cutlass_gated: likewise, with gate's and up's products apart, so that up's meet
+/// gate's where they are summed. The bits of libraries differ.
+enum class GroupedMatmulKind : std::uint8_t { cublaslt, cudnn, cutlass, cutlass_gated };
 
 inline constexpr std::array kGroupedMatmulKinds = {GroupedMatmulKind::cublaslt, GroupedMatmulKind::cudnn,
-                                                   GroupedMatmulKind::cutlass};
+                                                   GroupedMatmulKind::cutlass, GroupedMatmulKind::cutlass_gated};
 
 constexpr const char* name_of(GroupedMatmulKind kind) {
   switch (kind) {
@@ -23,6 +24,8 @@ constexpr const char* name_of(GroupedMatmulKind kind) {
       return "cudnn";
     case GroupedMatmulKind::cutlass:
       return "cutlass";
+    case GroupedMatmulKind::cutlass_gated:
+      return "cutlass-gated";
     default:
       return "cublaslt";
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "parallel/device/device_memory.h"
+#include "pipeline/kernels/cuda/gated_product.h"
 #include "pipeline/kernels/cuda/group_arguments.h"
 #include "pipeline/kernels/cuda/grouped_matmul.h"
 #include "pipeline/kernels/cuda/matmul.h"
@@ -110,7 +111,7 @@ TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
   const Tensor weights(DType::bf16, std::int64_t{5} * 24, 16);
   Tensor out(GetParam(), 74, 24);
   const gpu::GroupArguments groups =
-      gpu::group_arguments(rows, weights, std::vector<std::int32_t>{3, 0, 1, 70, 0}, out);
+      gpu::group_arguments(rows, weights, 24, std::vector<std::int32_t>{3, 0, 1, 70, 0}, out);
   constexpr std::array kExperts = {0, 2, 3};
   constexpr std::array kRows = {3, 1, 70};
   constexpr std::array kBegins = {0, 3, 4};
@@ -122,6 +123,41 @@ TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
     EXPECT_EQ(groups.rows[g], rows.data<Bf16>() + kBegins[g] * 16);
     EXPECT_EQ(groups.weights[g], weights.data<Bf16>() + kExperts[g] * 24 * 16);
     EXPECT_EQ(groups.products[g], out.bytes() + kBegins[g] * 24 * size_of(GetParam()));
+  }
+}
+
+TEST_P(GpuMatmulTest, GatedProductsAreThoseOfTheirExpert) {
+  constexpr std::int64_t kExperts = 4;
+  constexpr std::int64_t kInner = 24;
+  const std::vector<std::int32_t> rows_per_expert = {3, 0, 60, 1};
+  const Tensor weights = random_tensor(DType::bf16, kExperts * 2 * kInner, 16, 5);
+  const Tensor rows = random_tensor(DType::bf16, 64, 16, 6);
+  const auto stacked = [&] { return gpu::StackedWeights{copy_to(Device::gpu, weights), kExperts}; };
+  for (const Activation activation : {Activation::silu, Activation::gelu}) {
+    const auto gated = gpu::make_cutlass_gated_product(stacked(), activation);
+    const auto apart = gpu::make_gated_product(gpu::make_cutlass_grouped_matmul(stacked(), GetParam()), activation);
+    const Tensor found = copy_to(Device::cpu, gated->run(copy_to(Device::gpu, rows), rows_per_expert));
+    const Tensor by_steps = copy_to(Device::cpu, apart->run(copy_to(Device::gpu, rows), rows_per_expert));
+    ASSERT_EQ(found.dtype(), DType::bf16);
+    ASSERT_EQ(found.cols(), kInner);
+    std::int64_t row = 0;
+    for (std::size_t e = 0; e < kExperts; ++e) {
+      for (std::int32_t i = 0; i < rows_per_expert[e]; ++i, ++row) {
+        for (std::int64_t c = 0; c < kInner; ++c) {
+          const std::int64_t first = static_cast<std::int64_t>(e) * 2 * kInner;
+          const double gate = static_cast<double>(product(rows, row, weights, first + c));
+          const double up = static_cast<double>(product(rows, row, weights, first + kInner + c));
+          const double expected =
+              up * (activation == Activation::silu ? gate / (1 + std::exp(-gate))
+                                                   : gate * 0.5 * (1 + std::erf(gate / std::sqrt(2.0))));
+          const double bound = 1e-2 * std::fabs(expected) + 1e-6 * std::fabs(gate * up);
+          EXPECT_NEAR(element(found, row, c), expected, bound);
+          EXPECT_EQ(element(by_steps, row, c), element(found, row, c));  // gate and up are exact in bf16, too
+        }
+      }
+    }
+    EXPECT_EQ(row, 64);
+    EXPECT_EQ(gated->run(Tensor(DType::bf16, 0, 16, Device::gpu), std::vector<std::int32_t>(kExperts)).rows(), 0);
   }
 }
 

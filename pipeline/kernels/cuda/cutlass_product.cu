@@ -11,6 +11,7 @@
 #include "parallel/device/device_array.h"
 #include "parallel/device/stream.h"
 #include "parallel/failed_call.h"
+#include "pipeline/kernels/cuda/activation_core.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
 
 namespace switchyard::gpu {
@@ -28,14 +29,18 @@ using Shape = cute::Shape<int, int, int>;
 using Tile = cute::Shape<cute::_128, cute::_256, cute::_64>;
 using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
 
-template <typename Out>
+/// Elements of 16 bytes.
+template <typename T>
+inline constexpr int kVector = 16 / static_cast<int>(sizeof(T));
+
+/// Source: what the epilogue, which `Fusion` says, reads beside the sums; void: nothing.
+template <typename Source, typename Out, typename Fusion>
 struct Kernel {
   static constexpr int kAlignment = kCutlassMultiple;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, RowMajor*, kAlignment, Out, RowMajor*,
-      16 / static_cast<int>(sizeof(Out)), cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative,
-      cutlass::epilogue::fusion::LinearCombination<Out, float, void>>::CollectiveOp;
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Source, RowMajor*, kVector<float>, Out, RowMajor*,
+      kVector<Out>, cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative, Fusion>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, bfloat16_t, RowMajor*, kAlignment, bfloat16_t, ColumnMajor*,
       kAlignment, float, Tile, Cluster,
@@ -47,7 +52,7 @@ struct Kernel {
   using OutStride = typename Gemm::GemmKernel::InternalStrideD;
   static_assert(std::is_same_v<InStride, typename Gemm::GemmKernel::InternalStrideB>);
   static_assert(sizeof(InStride) == sizeof(std::int64_t) && sizeof(OutStride) == sizeof(std::int64_t));
-  static_assert(Mainloop::DispatchPolicy::Stages >= 3);
+  static_assert(Mainloop::DispatchPolicy::Stages >= 3 && Gemm::GemmKernel::SharedStorageSize <= 227 * 1024);
 };
 static_assert(sizeof(Shape) == sizeof(GroupShape));
 
@@ -67,23 +72,56 @@ T* as(const void* array) {
   return static_cast<T*>(const_cast<void*>(array));
 }
 
-template <typename Out>
-void run(const GroupedProduct& product) {
-  using K = Kernel<Out>;
+/// fusion: arguments of the kernel's Fusion.
+template <typename Source, typename Out, typename Fusion>
+void run(const GroupedProduct& product,
+         const typename Kernel<Source, Out, Fusion>::Epilogue::FusionCallbacks::Arguments& fusion) {
+  using K = Kernel<Source, Out, Fusion>;
   static const int multiprocessors = cutlass::KernelHardwareInfo::query_device_multiprocessor_count(current_device());
+  auto* const out_strides = as<typename K::OutStride>(product.out_strides);
+  auto* const source_strides = std::is_void_v<Source> ? nullptr : out_strides;
   typename K::Gemm::Arguments arguments{
       cutlass::gemm::GemmUniversalMode::kGrouped,
       {product.n_groups, as<Shape>(product.shapes), nullptr},
       {as<const bfloat16_t*>(product.rows), as<typename K::InStride>(product.in_strides),
        as<const bfloat16_t*>(product.weights), as<typename K::InStride>(product.in_strides)},
-      {{}, nullptr, nullptr, as<Out*>(product.products), as<typename K::OutStride>(product.out_strides)},
+      {fusion, as<const Source*>(product.gates), source_strides, as<Out*>(product.products), out_strides},
       {current_device(), multiprocessors}};
-  arguments.epilogue.thread.alpha = 1;
-  arguments.epilogue.thread.beta = 0;
   typename K::Gemm gemm;
   check(K::Gemm::can_implement(arguments), "can_implement of CUTLASS");
   DeviceArray<std::byte> workspace(K::Gemm::get_workspace_size(arguments));
   check(gemm.run(arguments, workspace.data(), compute_stream().handle()), "a grouped product of CUTLASS");
+}
+
+template <typename Out>
+void run_plain(const GroupedProduct& product) {
+  run<void, Out, cutlass::epilogue::fusion::LinearCombination<Out, float, void>>(product, {.alpha = 1, .beta = 0});
+}
+
+/// activation(gate) * sum, of arrays of values.
+template <Activation kActivation, typename T>
+struct Gated;
+template <Activation kActivation, int kSize>
+struct Gated<kActivation, cutlass::Array<float, kSize>> {
+  using Values = cutlass::Array<float, kSize>;
+  CUTLASS_DEVICE Values operator()(const Values& gates, const Values& sums) const {
+    Values gated;
+    CUTLASS_PRAGMA_UNROLL
+    for (int i = 0; i < kSize; ++i)
+      gated[i] = (kActivation == Activation::silu ? cores::silu(gates[i]) : cores::gelu(gates[i])) * sums[i];
+    return gated;
+  }
+};
+template <typename T>
+using GatedBySilu = Gated<Activation::silu, T>;
+template <typename T>
+using GatedByGelu = Gated<Activation::gelu, T>;
+
+template <template <typename> typename Combine>
+void run_gated(const GroupedProduct& product) {
+  namespace fusion = cutlass::epilogue::fusion;
+  using Node = fusion::Sm90Compute<Combine, bfloat16_t, float, cutlass::FloatRoundStyle::round_to_nearest>;
+  run<float, bfloat16_t, fusion::Sm90EVT<Node, fusion::Sm90SrcFetch<float>, fusion::Sm90AccFetch>>(product, {});
 }
 
 }  // namespace
@@ -100,7 +138,11 @@ std::optional<std::string> why_no_cutlass() {
 }
 
 void run_cutlass(const GroupedProduct& product, DType out) {
-  out == DType::f32 ? run<float>(product) : run<bfloat16_t>(product);
+  out == DType::f32 ? run_plain<float>(product) : run_plain<bfloat16_t>(product);
+}
+
+void run_cutlass_gated(const GroupedProduct& product, Activation activation) {
+  activation == Activation::silu ? run_gated<GatedBySilu>(product) : run_gated<GatedByGelu>(product);
 }
 
 }  // namespace switchyard::gpu

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "parallel/tensor.h"
+#include "pipeline/kernels/gated_ffn.h"
 
 namespace switchyard::gpu {
 
@@ -17,11 +18,12 @@ struct GroupShape {
 struct GroupedProduct {
   std::int32_t n_groups;
   const GroupShape* shapes;
-  const void* const* rows;          // bf16
-  const void* const* weights;       // bf16
-  void* const* products;            // of the type asked for
-  const std::int64_t* in_strides;   // of rows and weights, elements
-  const std::int64_t* out_strides;  // of products, elements
+  const void* const* rows;             // bf16
+  const void* const* weights;          // bf16
+  void* const* products;               // of the type asked for
+  const std::int64_t* in_strides;      // of rows and weights, elements
+  const std::int64_t* out_strides;     // of products, elements
+  const void* const* gates = nullptr;  // [m, n] f32 at the strides of products, where there is something to gate
 };
 
 /// Elements of which n and k are multiples, so that rows begin where the GPU's copies of tiles may.
@@ -33,5 +35,7 @@ std::optional<std::string> why_no_cutlass();
 /// All of them by one kernel of CUTLASS for sm_90a, in the compute stream: tiles of one size, each summed over k in one
 /// order. Throws Error when it cannot be launched.
 void run_cutlass(const GroupedProduct& product, DType out);
+/// The same in bf16, each number times the activation of its gate while it is still f32.
+void run_cutlass_gated(const GroupedProduct& product, Activation activation);
 
 }  // namespace switchyard::gpu

@@ -6,12 +6,14 @@ namespace {
 
 constexpr const char* kNoCutlass = "this build of switchyard is without CUTLASS";
 
+[[noreturn]] void throw_no_cutlass() { throw Error(kNoCutlass, {}, "use --grouped-matmul cublaslt"); }
+
 }  // namespace
 
 std::optional<std::string> why_no_cutlass() { return kNoCutlass; }
 
-void run_cutlass(const GroupedProduct& /*product*/, DType /*out*/) {
-  throw Error(kNoCutlass, {}, "use --grouped-matmul cublaslt");
-}
+void run_cutlass(const GroupedProduct& /*product*/, DType /*out*/) { throw_no_cutlass(); }
+
+void run_cutlass_gated(const GroupedProduct& /*product*/, Activation /*activation*/) { throw_no_cutlass(); }
 
 }  // namespace switchyard::gpu

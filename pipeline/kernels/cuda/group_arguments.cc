@@ -2,8 +2,23 @@
 
 namespace switchyard::gpu {
 
-GroupArguments group_arguments(TensorView rows, TensorView weights, std::span<const std::int32_t> rows_per_expert,
-                               Tensor& out) {
+namespace {
+
+/// All of them, one behind the other.
+std::vector<std::byte> bytes_of(const GroupArguments& groups) {
+  std::vector<std::byte> all;
+  const auto append = [&](std::span<const std::byte> bytes) { all.insert(all.end(), bytes.begin(), bytes.end()); };
+  append(std::as_bytes(std::span(groups.rows)));
+  append(std::as_bytes(std::span(groups.weights)));
+  append(std::as_bytes(std::span(groups.products)));
+  append(std::as_bytes(std::span(groups.shapes)));
+  return all;
+}
+
+}  // namespace
+
+GroupArguments group_arguments(TensorView rows, TensorView weights, std::int64_t apart,
+                               std::span<const std::int32_t> rows_per_expert, Tensor& out) {
   GroupArguments groups;
   std::int64_t begin = 0;
   std::int64_t expert = 0;
@@ -12,13 +27,35 @@ GroupArguments group_arguments(TensorView rows, TensorView weights, std::span<co
       groups.shapes.push_back(
           {.m = n, .n = static_cast<std::int32_t>(out.cols()), .k = static_cast<std::int32_t>(rows.cols())});
       groups.rows.push_back(rows.bytes() + begin * rows.row_bytes());
-      groups.weights.push_back(weights.bytes() + expert * out.cols() * weights.row_bytes());
+      groups.weights.push_back(weights.bytes() + expert * apart * weights.row_bytes());
       groups.products.push_back(out.bytes() + begin * out.row_bytes());
     }
     begin += n;
     ++expert;
   }
   return groups;
+}
+
+GroupStrides::GroupStrides(std::int64_t n_groups, std::int64_t n_in, std::int64_t n_out) {
+  const auto same_for_all = [&](std::int64_t stride) {
+    const std::vector<std::int64_t> strides(static_cast<std::size_t>(n_groups), stride);
+    return DeviceArray<std::int64_t>(std::span(strides));
+  };
+  in = same_for_all(n_in);
+  out = same_for_all(n_out);
+}
+
+UploadedGroups::UploadedGroups(const GroupArguments& groups, const GroupStrides& strides)
+    : memory_(std::span<const std::byte>(bytes_of(groups))) {
+  const std::size_t n = groups.shapes.size();
+  const auto* const pointers = reinterpret_cast<const void* const*>(memory_.data());
+  product_ = {.n_groups = static_cast<std::int32_t>(n),
+              .shapes = reinterpret_cast<const GroupShape*>(pointers + 3 * n),
+              .rows = pointers,
+              .weights = pointers + n,
+              .products = reinterpret_cast<void* const*>(memory_.data()) + 2 * n,
+              .in_strides = strides.in.data(),
+              .out_strides = strides.out.data()};
 }
 
 }  // namespace switchyard::gpu

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "parallel/device/device_array.h"
 #include "parallel/tensor.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
 
@@ -16,9 +18,28 @@ struct GroupArguments {
   std::vector<void*> products;
 };
 
-/// Of the counts, which the host has at hand, so that nothing waits for a GPU. rows [n, n_in] grouped by expert,
-/// weights [n_experts * n_out, n_in], out [n, n_out].
-GroupArguments group_arguments(TensorView rows, TensorView weights, std::span<const std::int32_t> rows_per_expert,
-                               Tensor& out);
+/// Of the counts, which the host has at hand, so that nothing waits for a GPU. rows [n, n_in] grouped by expert; out
+/// [n, n_out]; weights [*, n_in]: those of the first expert are its first n_out rows, the next one's begin `apart` rows
+/// further.
+GroupArguments group_arguments(TensorView rows, TensorView weights, std::int64_t apart,
+                               std::span<const std::int32_t> rows_per_expert, Tensor& out);
+
+/// From one row to the next, of so many groups at most.
+struct GroupStrides {
+  GroupStrides(std::int64_t n_groups, std::int64_t n_in, std::int64_t n_out);
+  DeviceArray<std::int64_t> in, out;
+};
+
+/// Arguments in GPU memory, brought there by one copy.
+class UploadedGroups {
+ public:
+  /// Of one group or more. The strides outlive it.
+  UploadedGroups(const GroupArguments& groups, const GroupStrides& strides);
+  const GroupedProduct& product() const { return product_; }
+
+ private:
+  DeviceArray<std::byte> memory_;
+  GroupedProduct product_;
+};
 
 }  // namespace switchyard::gpu

@@ -20,7 +20,7 @@
 #include "pipeline/kernels/cuda/rows.h"
 #include "pipeline/kernels/cuda/slot_order.h"
 #include "pipeline/kernels/cuda/token_loss.h"
-#include "pipeline/model/cuda/make_grouped_matmul.h"
+#include "pipeline/model/cuda/make_gated_experts.h"
 #include "pipeline/model/cuda/weight_uploads.h"
 
 namespace switchyard {
@@ -104,10 +104,7 @@ class GpuExperts : public Experts {
     uploads_.copy(at(gate_up_, first + d_ff_), std::move(weights.up));
     uploads_.copy(at(down_, added_ * d_model_), std::move(weights.down));
     if (++added_ < count_) return;
-    const DType type = down_.dtype();
-    experts_ = {.gate_up = make_grouped_matmul(kind_, {std::move(gate_up_), count_}, DType::f32),
-                .down = make_grouped_matmul(kind_, {std::move(down_), count_}, type),
-                .activation = activation_};
+    experts_ = make_gated_experts(kind_, {std::move(gate_up_), count_}, {std::move(down_), count_}, activation_);
   }
 
   Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) const override {

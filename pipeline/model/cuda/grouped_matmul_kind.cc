@@ -10,8 +10,7 @@
 #include "parallel/device/device_memory.h"
 #include "parallel/device/stream.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
-#include "pipeline/kernels/cuda/gated_experts.h"
-#include "pipeline/model/cuda/make_grouped_matmul.h"
+#include "pipeline/model/cuda/make_gated_experts.h"
 
 namespace switchyard {
 namespace {
@@ -58,7 +57,7 @@ double median_seconds(const gpu::GatedExperts& experts, TensorView rows, const s
 
 std::optional<std::string> why_not(GroupedMatmulKind kind, const ExpertShape& experts) {
   if (kind == GroupedMatmulKind::cublaslt) return std::nullopt;
-  if (kind == GroupedMatmulKind::cutlass) {
+  if (kind != GroupedMatmulKind::cudnn) {
     if (experts.d_model % gpu::kCutlassMultiple != 0 || experts.d_ff % gpu::kCutlassMultiple != 0) {
       return "CUTLASS multiplies experts whose widths are multiples of " + std::to_string(gpu::kCutlassMultiple) +
              ", and these are of " + std::to_string(experts.d_model) + " and " + std::to_string(experts.d_ff);
@@ -74,15 +73,23 @@ std::optional<std::string> why_not(GroupedMatmulKind kind, const ExpertShape& ex
   }
 }
 
-std::unique_ptr<gpu::GroupedMatmul> make_grouped_matmul(GroupedMatmulKind kind, gpu::StackedWeights weights,
-                                                        DType out) {
+gpu::GatedExperts make_gated_experts(GroupedMatmulKind kind, gpu::StackedWeights gate_up, gpu::StackedWeights down,
+                                     Activation activation) {
+  const DType type = down.weights.dtype();
+  const auto by = [&](auto make) {
+    return gpu::GatedExperts{gpu::make_gated_product(make(std::move(gate_up), DType::f32), activation),
+                             make(std::move(down), type)};
+  };
   switch (kind) {
     case GroupedMatmulKind::cudnn:
-      return gpu::make_cudnn_grouped_matmul(std::move(weights), out);
+      return by(gpu::make_cudnn_grouped_matmul);
     case GroupedMatmulKind::cutlass:
-      return gpu::make_cutlass_grouped_matmul(std::move(weights), out);
+      return by(gpu::make_cutlass_grouped_matmul);
+    case GroupedMatmulKind::cutlass_gated:
+      return {gpu::make_cutlass_gated_product(std::move(gate_up), activation),
+              gpu::make_cutlass_grouped_matmul(std::move(down), type)};
     default:
-      return gpu::make_cublaslt_grouped_matmul(std::move(weights), out);
+      return by(gpu::make_cublaslt_grouped_matmul);
   }
 }
 
@@ -90,15 +97,14 @@ std::vector<GroupedMatmulSpeed> measure_grouped_matmuls(const ExpertShape& exper
                                                         int repetitions) {
   const std::vector<std::int32_t> counts = spread_evenly(rows, experts.n_experts);
   const Tensor in = random_on_gpu(rows, experts.d_model);
-  const auto product = [&](GroupedMatmulKind kind, std::int64_t n_out, std::int64_t n_in, DType out) {
-    return make_grouped_matmul(kind, {random_on_gpu(experts.n_experts * n_out, n_in), experts.n_experts}, out);
+  const auto weights = [&](std::int64_t n_out, std::int64_t n_in) {
+    return gpu::StackedWeights{random_on_gpu(experts.n_experts * n_out, n_in), experts.n_experts};
   };
   std::vector<GroupedMatmulSpeed> speeds;
   for (const GroupedMatmulKind kind : kGroupedMatmulKinds) {
     if (why_not(kind, experts)) continue;
-    const gpu::GatedExperts layer = {.gate_up = product(kind, 2 * experts.d_ff, experts.d_model, DType::f32),
-                                     .down = product(kind, experts.d_model, experts.d_ff, DType::bf16),
-                                     .activation = experts.activation};
+    const gpu::GatedExperts layer = make_gated_experts(kind, weights(2 * experts.d_ff, experts.d_model),
+                                                       weights(experts.d_model, experts.d_ff), experts.activation);
     speeds.push_back({kind, median_seconds(layer, in, counts, repetitions)});
   }
   return speeds;

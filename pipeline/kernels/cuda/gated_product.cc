@@ -1,0 +1,72 @@
+#include "pipeline/kernels/cuda/gated_product.h"
+
+#include <cassert>
+#include <utility>
+
+#include "pipeline/kernels/cuda/activation.h"
+#include "pipeline/kernels/cuda/cutlass_product.h"
+#include "pipeline/kernels/cuda/group_arguments.h"
+
+namespace switchyard::gpu {
+namespace {
+
+class ActivatedProduct : public GatedProduct {
+ public:
+  ActivatedProduct(std::unique_ptr<GroupedMatmul> gate_up, Activation activation)
+      : gate_up_(std::move(gate_up)), activation_(activation) {}
+
+  Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) override {
+    const Tensor gate_up = gate_up_->run(rows, rows_per_expert);  // [n, 2 d_ff] f32
+    return activate(gate_up, activation_, rows.dtype());
+  }
+
+ private:
+  std::unique_ptr<GroupedMatmul> gate_up_;
+  Activation activation_;
+};
+
+class CutlassGatedProduct : public GatedProduct {
+ public:
+  CutlassGatedProduct(StackedWeights gate_up, Activation activation)
+      : gate_up_(std::move(gate_up)),
+        activation_(activation),
+        d_ff_(gate_up_.n_out() / 2),
+        strides_(gate_up_.n_experts, gate_up_.n_in(), d_ff_) {
+    assert(gate_up_.n_in() % kCutlassMultiple == 0 && d_ff_ % kCutlassMultiple == 0);
+  }
+
+  Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) override {
+    assert(static_cast<std::int64_t>(rows_per_expert.size()) == gate_up_.n_experts);
+    assert(rows.cols() == gate_up_.n_in() && rows.dtype() == DType::bf16);
+    Tensor gates(DType::f32, rows.rows(), d_ff_, Device::gpu);
+    Tensor gated(DType::bf16, rows.rows(), d_ff_, Device::gpu);
+    if (rows.rows() == 0) return gated;
+    const TensorView weights = gate_up_.weights;
+    const TensorView up_weights = weights.rows(d_ff_, weights.rows());
+    const UploadedGroups gate(group_arguments(rows, weights, gate_up_.n_out(), rows_per_expert, gates), strides_);
+    const UploadedGroups up(group_arguments(rows, up_weights, gate_up_.n_out(), rows_per_expert, gated), strides_);
+    run_cutlass(gate.product(), DType::f32);
+    GroupedProduct product = up.product();
+    product.gates = gate.product().products;
+    run_cutlass_gated(product, activation_);
+    return gated;
+  }
+
+ private:
+  StackedWeights gate_up_;
+  Activation activation_;
+  std::int64_t d_ff_;
+  GroupStrides strides_;
+};
+
+}  // namespace
+
+std::unique_ptr<GatedProduct> make_gated_product(std::unique_ptr<GroupedMatmul> gate_up, Activation activation) {
+  return std::make_unique<ActivatedProduct>(std::move(gate_up), activation);
+}
+
+std::unique_ptr<GatedProduct> make_cutlass_gated_product(StackedWeights gate_up, Activation activation) {
+  return std::make_unique<CutlassGatedProduct>(std::move(gate_up), activation);
+}
+
+}  // namespace switchyard::gpu
