@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -237,13 +238,19 @@ Json paths(const std::vector<Dataset>& datasets) {
   return all;
 }
 
-/// A layer's slots by token id.
-std::map<std::uint32_t, std::uint64_t> slots_of_tokens(const SparseCounts& table, const AccumulatorShape& shape) {
-  std::map<std::uint32_t, std::uint64_t> slots;
+/// [vocabulary] slots of each token id in a layer. Of an exact table all layers say the same; of one that keeps its
+/// most frequent cells alone each says at least so many, and the largest is nearest.
+std::vector<std::uint64_t> slots_of_tokens(const SparseCounts& table, const AccumulatorShape& shape) {
+  std::vector<std::uint64_t> slots(static_cast<std::size_t>(shape.vocabulary), 0);
   const auto experts = static_cast<std::uint64_t>(shape.experts);
-  const std::uint64_t layer_cells = static_cast<std::uint64_t>(shape.vocabulary) * experts;
-  for (std::size_t i = 0; i < table.cells().size() && table.cells()[i] < layer_cells; ++i)
-    slots[static_cast<std::uint32_t>(table.cells()[i] / experts)] += table.counts()[i];
+  const std::vector<std::uint64_t>& cells = table.cells();
+  for (std::size_t i = 0; i < cells.size();) {
+    const std::uint64_t token_of_layer = cells[i] / experts;
+    std::uint64_t sum = 0;
+    for (; i < cells.size() && cells[i] / experts == token_of_layer; ++i) sum += table.counts()[i];
+    std::uint64_t& most = slots[token_of_layer % slots.size()];
+    most = std::max(most, sum);
+  }
   return slots;
 }
 
@@ -251,16 +258,14 @@ std::map<std::uint32_t, std::uint64_t> slots_of_tokens(const SparseCounts& table
 /// the tokens, of a layer.
 Json expert_tokens(const SparseCounts& table, const AccumulatorShape& shape, std::size_t most,
                    std::set<std::uint32_t>& ids) {
-  const std::map<std::uint32_t, std::uint64_t> slots_of_token = slots_of_tokens(table, shape);
+  const std::vector<std::uint64_t> slots_of_token = slots_of_tokens(table, shape);
   const auto experts = static_cast<std::size_t>(shape.experts);
   std::vector<std::uint64_t> slots(static_cast<std::size_t>(shape.layers) * experts, 0);
   const std::uint64_t layer_cells = static_cast<std::uint64_t>(shape.vocabulary) * experts;
   for (std::size_t i = 0; i < table.cells().size(); ++i)
     slots[table.cells()[i] / layer_cells * experts + table.cells()[i] % experts] += table.counts()[i];
-  Json result = {{"slots", slots}, {"total", Json::object()}, {"layer_slots", 0}};
-  std::uint64_t layer_slots = 0;
-  for (const auto& [id, count] : slots_of_token) layer_slots += count;
-  result["layer_slots"] = layer_slots;
+  const std::uint64_t layer_slots = std::reduce(slots_of_token.begin(), slots_of_token.end());
+  Json result = {{"slots", slots}, {"total", Json::object()}, {"layer_slots", layer_slots}};
   for (const auto& [name, order] : {std::pair("count", TokenOrder::count), {"lift", TokenOrder::lift}}) {
     Json lists = Json::array();
     for (int l = 0; l < shape.layers; ++l)
@@ -269,7 +274,7 @@ Json expert_tokens(const SparseCounts& table, const AccumulatorShape& shape, std
         for (const TokenShare& token : tokens) {
           list.push_back(token.token);
           list.push_back(token.count);
-          result["total"][std::to_string(token.token)] = slots_of_token.at(token.token);
+          result["total"][std::to_string(token.token)] = slots_of_token[token.token];
           ids.insert(token.token);
         }
         lists.push_back(std::move(list));
@@ -284,7 +289,9 @@ Json expert_tokens(const SparseCounts& table, const AccumulatorShape& shape, std
 Json token_experts(const std::vector<Scope>& scopes, const std::vector<const SparseCounts*>& tables,
                    const AccumulatorShape& shape, std::size_t room, std::set<std::uint32_t>& ids) {
   std::vector<std::pair<std::uint64_t, std::uint32_t>> frequent;  // all datasets: slots, id
-  for (const auto& [id, slots] : slots_of_tokens(*tables[0], shape)) frequent.emplace_back(slots, id);
+  const std::vector<std::uint64_t> slots_of_all = slots_of_tokens(*tables[0], shape);
+  for (std::size_t id = 0; id < slots_of_all.size(); ++id)
+    if (slots_of_all[id] > 0) frequent.emplace_back(slots_of_all[id], static_cast<std::uint32_t>(id));
   std::stable_sort(frequent.begin(), frequent.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
 
   const auto layers = static_cast<std::size_t>(shape.layers);
@@ -298,10 +305,9 @@ Json token_experts(const std::vector<Scope>& scopes, const std::vector<const Spa
   Json cells = Json::array();
   Json total = Json::array();
   for (std::size_t s = 0; s < n_scopes; ++s) {
-    const std::map<std::uint32_t, std::uint64_t> slots = slots_of_tokens(*tables[s], shape);
+    const std::vector<std::uint64_t> slots = slots_of_tokens(*tables[s], shape);
     for (std::size_t t = 0; t < n_tokens; ++t) {
-      const auto found = slots.find(frequent[t].second);
-      total.push_back(found == slots.end() ? 0 : found->second);
+      total.push_back(slots[frequent[t].second]);
       for (int l = 0; l < shape.layers; ++l) {
         const std::vector<std::uint64_t> counts = experts_of_token(*tables[s], shape, l, frequent[t].second);
         if (whole) {

@@ -124,5 +124,27 @@ TEST(ReportData, WhatIsSelectedIsTheLargest) {
   EXPECT_FALSE(page.contains("compare"));
 }
 
+TEST(ReportData, ATokenThatABoundedTableKeepsInSomeLayersHasTheirLargestSum) {
+  Statistics statistics = random_statistics(2, 4, 2, 1, 0, 1000);
+  Accumulators& a = statistics.datasets[0].accumulators;
+  SparseCounts& table = a.token_tables[0];
+  const auto vocabulary = static_cast<std::uint64_t>(a.shape.vocabulary);
+  const auto add = [&](std::uint64_t layer, std::uint64_t id, std::uint64_t expert, std::uint64_t count) {
+    table.append((layer * vocabulary + id) * 4 + expert, count);
+  };
+  add(0, 3, 0, 20);
+  add(0, 3, 2, 15);
+  add(1, 3, 1, 40);
+  add(1, 7, 0, 12);  // in no other layer
+  add(1, 7, 3, 13);
+  const nlohmann::json page = nlohmann::json::parse(report_data(statistics, {}, {}, {}, {}));
+  const nlohmann::json& of_experts = page.at("expert_tokens").at("input");
+  EXPECT_EQ(of_experts.at("total"), (nlohmann::json{{"3", 40}, {"7", 25}}));
+  EXPECT_EQ(of_experts.at("layer_slots"), 65);
+  EXPECT_EQ(of_experts.at("count").at(4), (nlohmann::json{7, 12}));  // layer 1, expert 0
+  EXPECT_EQ(page.at("tokens").at("id"), (nlohmann::json{3, 7}));
+  EXPECT_EQ(page.at("tokens").at("total"), (nlohmann::json{40, 25}));
+}
+
 }  // namespace
 }  // namespace switchyard

@@ -59,7 +59,7 @@ function tokensSection(section) {
   choice(pick, "Layer", layerOptions, state.layer, v => set("layer", +v));
   choice(pick, "Expert", range(E).map(e => [e, "expert " + e]), state.expert, v => set("expert", +v));
   choice(pick, "By", Object.keys(data.expert_tokens).map(w => [w, tokenTables[w]]), state.which, v => set("which", v));
-  // [id, count, ...] of the expert's tokens; lift = (N[v, e] / N[e]) / (N[v] / N), with N[v] by layer in total.
+  // [id, count, ...] of the expert's tokens; lift = (N[v, e] / N[e]) / (N[v] / N), with N[v] in total.
   const listed = by => {
     const of = data.expert_tokens[state.which], at = state.layer * E + state.expert;
     return range(of[by][at].length / 2).map(i => {
