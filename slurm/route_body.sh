@@ -50,10 +50,14 @@ wait_for_earlier_ranks() {
   flock --timeout "$lock_seconds" "$run/run.lock" true || say "the run is still locked after $lock_seconds s"
 }
 
-# Slurm may have taken the job away meanwhile: cancelled it, or started it anew on other nodes.
+# Slurm may have taken the job away meanwhile: cancelled it, or started it anew on other nodes. Its controller may be too busy to say
+# so in time.
 is_still_ours() {
   local job
-  job=$(scontrol show job --oneliner "$this_job") || return
+  for _ in 1 2 3 4 5 6; do
+    job=$(scontrol show job --oneliner "$this_job") && break
+    sleep 5
+  done
   [[ $job == *" JobState=RUNNING "* && $job == *" Restarts=$restarts "* ]]
 }
 
@@ -66,7 +70,12 @@ requeue() {
     exit "$1"
   fi
   say "$end; requeued"
-  scontrol requeue "$this_job" || say 'error: it cannot be requeued; submit the run again to continue it'
+  for _ in 1 2 3 4 5 6; do
+    scontrol requeue "$this_job" && exit "$1"
+    sleep 5
+    is_still_ours || exit "$1"  # it was done, but the answer came too late
+  done
+  say 'error: it cannot be requeued; submit the run again to continue it'
   exit "$1"
 }
 

@@ -323,6 +323,40 @@ class Slurm(support.TestCase):
         self.assertEqual(status.stdout, "run: not started\njobs: unknown, Slurm is not here\nlast error: none\n")
         self.assertEqual(subprocess.run([SCRIPTS / "status.sh", self.folder / "none"], env=env, capture_output=True, check=False).returncode, 2)
 
+    def test_a_controller_too_busy_to_answer_is_asked_again(self):
+        """The route job's script alone, its ranks killed, against a scontrol whose answers are given: True, that it was told, or what it shows."""
+        ours, anew, gone = "JobId=7 JobState=RUNNING Restarts=0 x", "JobId=7 JobState=RUNNING Restarts=1 x", "JobId=7 JobState=PENDING Restarts=1 x"
+        for name, answers, end in (("at once", (ours, True), "requeued"), ("shown late", (None, None, ours, True), "requeued"), ("told late", (ours, None, ours, True), "requeued"),
+                                   ("done, but told nobody", (ours, None, gone), "requeued"), ("started anew meanwhile", (ours, None, None, anew), "requeued"),
+                                   ("another start's", (anew,), "not requeued: for Slurm this start of the job is over"), ("never shown", 6 * (None,), "not requeued: for Slurm this start of the job is over"),
+                                   ("never told", (ours, *(6 * (None, ours))), "error: it cannot be requeued; submit the run again to continue it")):
+            with self.subTest(name):
+                folder = self.folder / name
+                folder.mkdir()
+                for i, answer in enumerate(answers):
+                    (folder / f"answer{i}").write_text("" if answer is None else "told" if answer is True else answer)
+                script = f'''set -u
+                    folder=$PWD; configs=(run.ini); runs=($PWD/run); IDLE_RESTARTS=3; STAGE_TO=
+                    launch() {{ return 137; }}
+                    sleep() {{ :; }}
+                    scontrol() {{
+                      local call; call=$(cat calls 2>/dev/null | wc -l); echo "$1" >>calls
+                      [ -s "answer$call" ] || {{ echo 'Socket timed out on send/recv operation' >&2; return 1; }}
+                      cat "answer$call"
+                    }}
+                    . {SCRIPTS / "route_body.sh"}'''
+                env = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "n1"}
+                for unset in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
+                    env.pop(unset, None)
+                done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=60)
+                self.assertEqual(done.returncode, 137, done.stderr)
+                self.assertRegex(done.stderr.splitlines()[-1] if "error: it" in end else done.stderr, rf"(?m)^route job 7, start 1: .*{re.escape(end)}$")
+                self.assertEqual("it cannot be requeued" in done.stderr, "cannot" in end, done.stderr)
+                asked = (folder / "calls").read_text().split()
+                self.assertEqual(len(asked), len(answers), asked)
+                for word, answer in zip(asked, answers):
+                    self.assertIn((word, answer is True), (("show", False), ("requeue", False), ("requeue", True)))
+
     def ranks_of(self, run):
         """Process ids of the ranks that route into this run's folder."""
         found = []
