@@ -23,6 +23,7 @@ parser.add_argument("--precision", choices=["bf16", "f32"], default="bf16")
 parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--rounds", type=int, default=3, help="the two programs take turns")
 parser.add_argument("--experts", nargs="+", default=["eager", "grouped_mm", "batched_mm"], help="expert implementations of transformers to try")
+parser.add_argument("--grouped-matmul", nargs="+", default=["default"], metavar="KIND", help="what multiplies switchyard's experts on a GPU, to try; default: its own choice")
 parser.add_argument("--switchyard", default=str(pathlib.Path(__file__).resolve().parents[2] / "build" / "switchyard"))
 options = parser.parse_args()
 
@@ -63,11 +64,13 @@ def transformers_rate(model, seen):
     return tokens / sorted(times)[len(times) // 2]
 
 
-def switchyard_rate():
+def switchyard_rate(grouped_matmul):
     words = [options.switchyard, "bench", "--model", options.model, "--device", options.device, "--context", str(options.context), "--batch-tokens", str(tokens),
              "--threads", str(options.threads), "--repetitions", str(options.steps)]
     if options.precision == "f32":
         words += ["--precision", "f32"]
+    if grouped_matmul != "default":
+        words += ["--grouped-matmul", grouped_matmul]
     text = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     return float(re.search(r"record tokens .*?([\d,]+) tokens/s", text).group(1).replace(",", ""))
 
@@ -81,7 +84,7 @@ for name in options.experts:
 where = torch.cuda.get_device_name() if device == "cuda" else f"{options.threads} threads"
 print(f"torch {torch.__version__}, transformers {transformers.__version__}, {where}, context {options.context}, batch {options.batch}, {options.precision}")
 best = 0.0
-ours = []
+ours = {name: [] for name in options.grouped_matmul}
 for round_number in range(options.rounds):
     for name, (model, seen) in models.items():
         try:
@@ -91,7 +94,13 @@ for round_number in range(options.rounds):
             continue
         best = max(best, rate)
         print(f"round {round_number}: transformers experts={name}: {rate:,.0f} tokens/s")
-    ours.append(switchyard_rate())
-    print(f"round {round_number}: switchyard, recording tokens: {ours[-1]:,.0f} tokens/s")
-median = sorted(ours)[len(ours) // 2]
-print(f"switchyard's median over transformers' best: {median / best:.2f}")
+    for name, rates in ours.items():
+        try:
+            rates.append(switchyard_rate(name))
+        except subprocess.CalledProcessError as error:  # a kind that this GPU or build lacks
+            print(f"switchyard experts={name}: {error.stderr.strip()}")
+            continue
+        print(f"round {round_number}: switchyard experts={name}, recording tokens: {rates[-1]:,.0f} tokens/s")
+for name, rates in ours.items():
+    if rates:
+        print(f"switchyard's median over transformers' best, experts={name}: {sorted(rates)[len(rates) // 2] / best:.2f}")
