@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 
 import h5py
 import numpy as np
@@ -169,7 +170,10 @@ class BadInput(support.TestCase):
         self.corpus.write_text(json.dumps({"id": "a", "tokens": tokens}) + "\n")
         done = self.refused(mount, out=mount / "run", ranks=2)
         self.assertRegex(done.stderr, "(?i)disk|space|room")
-        subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
+        deadline = time.monotonic() + 60
+        while subprocess.run(["mount", "-o", "remount,ro", mount], capture_output=True, check=False).returncode != 0:  # busy until the last rank has ended
+            self.assertLess(time.monotonic(), deadline, "the file system stays busy")
+            time.sleep(0.1)
         done = self.refused(mount, out=mount / "other")
         self.assertRegex(done.stderr, "(?i)read-only")
 
