@@ -37,14 +37,7 @@ using testing_support::kF32;
 using testing_support::OneRank;
 using testing_support::RanksCase;
 
-/// Fails when something was done that a GPU must not be asked to do.
-class NoFaults : public ::testing::EmptyTestEventListener {
-  void OnTestEnd(const ::testing::TestInfo& /*test*/) override { EXPECT_EQ(testing_support::take_gpu_faults(), ""); }
-};
-const bool kListening = [] {
-  ::testing::UnitTest::GetInstance()->listeners().Append(new NoFaults);
-  return true;
-}();
+const bool kWatched = testing_support::watch_gpu_faults();
 
 bool is_alone() { return Communicator::world().size() == 1; }
 

@@ -23,14 +23,7 @@
 namespace switchyard {
 namespace {
 
-/// Fails when something was done that a GPU must not be asked to do.
-class NoFaults : public ::testing::EmptyTestEventListener {
-  void OnTestEnd(const ::testing::TestInfo& /*test*/) override { EXPECT_EQ(testing_support::take_gpu_faults(), ""); }
-};
-const bool kListening = [] {
-  ::testing::UnitTest::GetInstance()->listeners().Append(new NoFaults);
-  return true;
-}();
+const bool kWatched = testing_support::watch_gpu_faults();
 
 struct Case {
   AccumulatorShape shape;
