@@ -205,6 +205,7 @@ TEST(Staging, OnAFullDiskSaysSoOnEveryRank) {
               AllOf(expected, HasSubstr(" are free")));
   comm.barrier();
   EXPECT_EQ(names_in(disk_path), std::set<std::string>{"other"});
+  comm.barrier();
   if (comm.rank() == 0) fs::remove(disk_path / "other");
   expect_copy(kDemo, stage_checkpoint(kDemo, disk_path, always, comm).folder);
 }
