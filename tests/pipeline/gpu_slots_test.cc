@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "parallel/device/device_memory.h"
@@ -16,6 +15,7 @@
 #include "pipeline/kernels/router.h"
 #include "pipeline/model/backend.h"
 #include "tests/support/error_text.h"
+#include "tests/support/f32_matrix.h"
 #include "tests/support/gpu_faults.h"
 #include "tests/support/skewed_ids.h"
 
@@ -24,20 +24,9 @@ namespace {
 
 const bool kWatched = testing_support::watch_gpu_faults();
 
+using testing_support::random_matrix;
+using testing_support::values_of;
 using Numbers = std::vector<std::int32_t>;
-
-Tensor random_matrix(std::int64_t rows, std::int64_t cols, unsigned seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  Tensor tensor(DType::f32, rows, cols);
-  for (std::int64_t i = 0; i < rows * cols; ++i) tensor.data<float>()[i] = normal(generator);
-  return tensor;
-}
-
-std::vector<float> values_of(TensorView tensor) {
-  const Tensor host = copy_to(Device::pinned, tensor);
-  return {host.data<float>(), host.data<float>() + host.rows() * host.cols()};
-}
 
 /// Expert e on rank e mod R, every third one on all ranks.
 LayerPlacement with_replicas(int n_experts, int n_ranks, CopyRule rule) {

@@ -17,6 +17,7 @@
 #include "io/safetensors.h"
 #include "parallel/device/device_memory.h"
 #include "pipeline/model/model.h"
+#include "tests/support/f32_matrix.h"
 
 namespace switchyard::testing_support {
 
@@ -66,8 +67,7 @@ class GoldenModel {
 /// Copies a GPU's ids and weights to the host.
 inline void bring_choices(Routing& routing) {
   routing.ids = routing.gpu_ids.to_host();
-  const Tensor weights = copy_to(Device::cpu, routing.gpu_weights);
-  routing.weights.assign(weights.data<float>(), weights.data<float>() + weights.rows() * weights.cols());
+  routing.weights = values_of(routing.gpu_weights);
 }
 
 /// Keeps all that a forward pass shows.
