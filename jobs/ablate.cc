@@ -166,7 +166,7 @@ class AblateJob {
         comm_(comm),
         out_(parser.get<std::string>("output-dir")),
         resampling_(resampling_options(parser)),
-        in_(parser, RunsOn::cpu_alone, comm),
+        in_(parser, RunsOn::any_device, comm),
         plan_(make_plan(parser, in_.config)) {}
 
   int run();
@@ -249,6 +249,11 @@ int AblateJob::run() {
 AblationOutcome AblateJob::ablate(AblationState& state) {
   if (comm_.any(stop_signal() != 0)) return {.stopped = true};
   const ExpertPlacement placement = in_.placement();
+  if (in_.device.on_gpu()) {
+    ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
+    memory.activation_bytes += AblationSweep::bytes(in_.config, in_.batch_tokens);
+    plan_gpu_memory(in_.device, memory, 0, 0, parser_.flag("quiet"), comm_);
+  }
   const std::unique_ptr<ExpertTransport> transport = make_transport(in_.device.transport, comm_);
   Model model(in_.checkpoint, in_.config, placement, comm_, *transport, in_.model_options());
   AblationSweep sweep(model, plan_);

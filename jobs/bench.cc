@@ -67,13 +67,10 @@ struct Recording {
 /// One step, recorded or not.
 Measured run_step(Model& model, Recorder* recorder, const Batch& batch, const StepTokens& step, StepTimes& times,
                   const Communicator& comm) {
-  struct Ignore : RoutingObserver {
-    void observe(int, Routing&&, std::span<const ExchangePlan>) override {}
-  } ignore;
+  RoutingObserver ignore;
   comm.barrier();
   const auto start = Clock::now();
-  const TokenLosses losses =
-      model.forward(batch, recorder != nullptr ? static_cast<RoutingObserver&>(*recorder) : ignore);
+  const TokenLosses losses = model.forward(batch, recorder != nullptr ? *recorder : ignore);
   times = model.take_times();
   const PhaseSeconds phases =
       recorder != nullptr ? recorder->finish_step(batch, step, losses, times) : times.phase_seconds();

@@ -150,7 +150,7 @@ void Recorder::count_slots(std::size_t layer, std::span<const ExchangePlan> plan
 /// A GPU's travel to the host while the next layers are computed.
 void Recorder::keep_choices(std::size_t layer) {
   const Routing& routing = routing_[layer];
-  if (routing.gpu_weights.device() == Device::gpu) {
+  if (routing.on_gpu()) {
     ChoicesDownload& wanted = choices_on_way_.emplace_back(ChoicesDownload{Download(routing.gpu_ids), {}, {}});
     if (level_ == RecordLevel::counts && !generates_) return;
     wanted.weights.emplace(routing.gpu_weights.view());

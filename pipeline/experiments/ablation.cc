@@ -1,62 +1,85 @@
 #include "pipeline/experiments/ablation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
-#include "parallel/bf16.h"
+#include "parallel/device/device_array.h"
+#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
+#include "pipeline/kernels/cuda/router.h"
 #include "pipeline/kernels/router.h"
 
 namespace switchyard {
 namespace {
 
+/// Where it lies.
 Tensor copy_of(TensorView x) {
-  Tensor copy(x.dtype(), x.rows(), x.cols());
-  if (x.rows() > 0) std::memcpy(copy.bytes(), x.bytes(), static_cast<std::size_t>(x.rows() * x.row_bytes()));
+  Tensor copy(x.dtype(), x.rows(), x.cols(), x.device());
+  const auto bytes = static_cast<std::size_t>(x.rows() * x.row_bytes());
+  if (x.device() == Device::gpu)
+    copy_in(compute_stream(), copy.bytes(), x.bytes(), bytes);
+  else if (bytes > 0)
+    std::memcpy(copy.bytes(), x.bytes(), bytes);
   return copy;
 }
 
-/// Makes the change at one layer.
+/// Makes the change at one layer, where its routing lies.
 class Change : public RoutingObserver {
  public:
   Change(AblationMode mode, int moe_layer, std::int32_t expert, RouterRule rule)
       : mode_(mode), moe_layer_(moe_layer), expert_(expert), rule_(rule) {}
 
-  bool decide(int moe_layer, Routing& routing) override {
-    if (moe_layer != moe_layer_) return false;
+  void decide(int moe_layer, Routing& routing) override {
+    if (moe_layer != moe_layer_) return;
+    if (routing.on_gpu()) {
+      change_on_gpu(routing);
+    } else {
+      change_on_cpu(routing);
+    }
+  }
+
+ private:
+  void change_on_gpu(Routing& routing) const {
+    switch (mode_) {
+      case AblationMode::zero:
+        gpu::silence(routing, expert_);
+        break;
+      case AblationMode::drop: {
+        const DeviceArray<std::int32_t> dropped(std::span(&expert_, 1));
+        routing = gpu::choose_experts(std::move(routing.logits), rule_, {.experts = dropped, .first = 0, .stride = 0});
+        break;
+      }
+      case AblationMode::flip: {
+        const DeviceArray<std::int32_t> ids = std::move(routing.gpu_ids);
+        const auto last = static_cast<std::size_t>(routing.top_k) - 1;
+        routing = gpu::choose_experts(std::move(routing.logits), rule_,
+                                      {.experts = ids, .first = last, .stride = routing.top_k});
+        break;
+      }
+    }
+  }
+
+  void change_on_cpu(Routing& routing) const {
     if (mode_ == AblationMode::zero) {
       for (std::size_t slot = 0; slot < routing.ids.size(); ++slot)
         if (routing.ids[slot] == expert_) routing.weights[slot] = 0;
-      return true;
+      return;
     }
     std::vector<std::int32_t> without(static_cast<std::size_t>(routing.n_tokens()), expert_);
     const auto k = static_cast<std::size_t>(routing.top_k);
     if (mode_ == AblationMode::flip)
       for (std::size_t t = 0; t < without.size(); ++t) without[t] = routing.ids[t * k + k - 1];
-    routing = choose_experts(std::move(routing.logits), rule_, "MoE layer " + std::to_string(moe_layer), without);
-    return true;
+    routing = choose_experts(std::move(routing.logits), rule_, "MoE layer " + std::to_string(moe_layer_), without);
   }
-  void observe(int /*moe_layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
 
- private:
   AblationMode mode_;
   int moe_layer_;
   std::int32_t expert_;
   RouterRule rule_;
 };
-
-double norm_of(TensorView rows, std::int64_t row) {
-  double squares = 0;
-  const auto add = [&](double value) { squares += value * value; };
-  if (rows.dtype() == DType::f32)
-    for (const float value : rows.row<float>(row)) add(static_cast<double>(value));
-  else
-    for (const Bf16 value : rows.row<Bf16>(row)) add(static_cast<double>(static_cast<float>(value)));
-  return std::sqrt(squares);
-}
 
 /// Adds up what the experts of the plan's layers do, window by window.
 class UseObserver : public RoutingObserver {
@@ -65,42 +88,49 @@ class UseObserver : public RoutingObserver {
   UseObserver(const AblationPlan& plan, const Batch& batch, std::size_t experts, ExpertUse* use)
       : plan_(plan), batch_(batch), experts_(experts), use_(use) {}
 
-  void observe(int /*moe_layer*/, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
+  void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
+    if (!place_of(moe_layer)) return;
     routing_ = std::move(routing);
+    if (!routing_.on_gpu()) return;
+    routing_.ids = routing_.gpu_ids.to_host();
+    routing_.weights.resize(routing_.ids.size());
+    copy_bytes(routing_.weights.data(), routing_.gpu_weights.bytes(), routing_.weights.size() * sizeof(float));
   }
-  void expert_outputs(int moe_layer, TensorView rows, std::span<const std::int32_t> slots) override {
-    const auto found = std::ranges::lower_bound(plan_.layers, moe_layer);
-    if (found == plan_.layers.end() || *found != moe_layer) return;
-    if (slots.empty()) return;
-    const auto first = static_cast<std::size_t>(*std::ranges::min_element(slots));
-    std::vector<double> norms(slots.size());  // of slots from the first on
-#pragma omp parallel for
-    for (std::int64_t row = 0; row < rows.rows(); ++row)
-      norms[static_cast<std::size_t>(slots[static_cast<std::size_t>(row)]) - first] = norm_of(rows, row);
-    const auto layer = static_cast<std::size_t>(found - plan_.layers.begin());
+  void expert_outputs(int moe_layer, const std::function<std::vector<double>()>& norms) override {
+    const std::optional<std::size_t> layer = place_of(moe_layer);
+    if (!layer) return;
+    const std::vector<double> of_part = norms();
+    norms_.insert(norms_.end(), of_part.begin(), of_part.end());
+    if (norms_.size() < routing_.ids.size()) return;
     const auto k = static_cast<std::size_t>(routing_.top_k);
     for (std::size_t w = 0; w + 1 < batch_.window_offsets.size(); ++w) {
-      ExpertUse* of_window = use_ + (w * plan_.layers.size() + layer) * experts_;
-      const std::size_t begin = std::max(static_cast<std::size_t>(batch_.window_offsets[w]) * k, first);
-      const std::size_t end =
-          std::min(static_cast<std::size_t>(batch_.window_offsets[w + 1]) * k, first + norms.size());
-      for (std::size_t slot = begin; slot < end; ++slot) {
+      ExpertUse* of_window = use_ + (w * plan_.layers.size() + *layer) * experts_;
+      const std::size_t end = static_cast<std::size_t>(batch_.window_offsets[w + 1]) * k;
+      for (std::size_t slot = static_cast<std::size_t>(batch_.window_offsets[w]) * k; slot < end; ++slot) {
         ExpertUse& use = of_window[routing_.ids[slot]];
         const auto weight = static_cast<double>(routing_.weights[slot]);
         ++use.count;
         use.weight += weight;
-        use.weighted_norm += weight * norms[slot - first];
-        use.norm += norms[slot - first];
+        use.weighted_norm += weight * norms_[slot];
+        use.norm += norms_[slot];
       }
     }
+    norms_.clear();
   }
 
  private:
+  std::optional<std::size_t> place_of(int moe_layer) const {
+    const auto found = std::ranges::lower_bound(plan_.layers, moe_layer);
+    if (found == plan_.layers.end() || *found != moe_layer) return std::nullopt;
+    return static_cast<std::size_t>(found - plan_.layers.begin());
+  }
+
   const AblationPlan& plan_;
   const Batch& batch_;
   std::size_t experts_;
   ExpertUse* use_;
-  Routing routing_;  // of the latest layer
+  Routing routing_;            // of the latest layer
+  std::vector<double> norms_;  // of its slots, as far as they have come
 };
 
 /// [n] 1 where the arg-max is the next token; 0 also where there is none.
@@ -149,6 +179,10 @@ void require_runner_up(AblationMode mode, const ModelConfig& config) {
 
 AblationSweep::AblationSweep(Model& model, AblationPlan plan) : model_(model), plan_(std::move(plan)) {
   require_runner_up(plan_.mode, config());
+}
+
+std::uint64_t AblationSweep::bytes(const ModelConfig& config, std::int64_t batch_tokens) {
+  return static_cast<std::uint64_t>(batch_tokens * config.d_model) * sizeof(float);  // what enters a changed layer
 }
 
 bool AblationSweep::step(const Batch& batch, WindowSums& sums, const std::function<bool()>& on_variant) {

@@ -58,8 +58,8 @@ struct WindowSums {
   std::vector<ExpertUse> use;         // [windows, layers, experts of the model]
 };
 
-/// Runs batches through a model and through each of its changed versions. What lies below a changed layer is computed
-/// once for all: a layer l of L costs variants x (L - l) / L forward passes, all together one more.
+/// Runs batches through a model, on its device, and through each of its changed versions. What lies below a changed
+/// layer is computed once for all: a layer l of L costs variants x (L - l) / L forward passes, all together one more.
 class AblationSweep {
  public:
   /// Throws as require_runner_up. `model` outlives this.
@@ -68,6 +68,9 @@ class AblationSweep {
   /// Collective. Adds the batch's windows to `sums`. on_variant is called after each change on each layer and says, the
   /// same on all ranks, whether to go on; false leaves `sums` unfinished and returns false.
   bool step(const Batch& batch, WindowSums& sums, const std::function<bool()>& on_variant);
+
+  /// Memory that a step takes besides a forward pass's of a batch of so many tokens.
+  static std::uint64_t bytes(const ModelConfig& config, std::int64_t batch_tokens);
 
   const AblationPlan& plan() const { return plan_; }
   const ModelConfig& config() const { return model_.config(); }

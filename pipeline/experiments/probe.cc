@@ -23,8 +23,7 @@ class DatasetProbe : public RoutingObserver {
   /// Tokens of the dataset before each token of the batch that comes next, [n].
   void begin_step(std::vector<std::uint64_t> ordinals) { ordinals_ = std::move(ordinals); }
   void ffn_input(int moe_layer, TensorView h) override;
-  bool decide(int moe_layer, Routing& routing) override;
-  void observe(int, Routing&&, std::span<const ExchangePlan>) override {}
+  void decide(int moe_layer, Routing& routing) override;
 
   /// Collective. Adds the figures to what the dataset's tokens and documents say.
   void finish(ProbedDataset& dataset) const;
@@ -72,9 +71,9 @@ void DatasetProbe::ffn_input(int moe_layer, TensorView h) {
   rows_ = gather_slots(h, in_order, 1, options_.precision == Precision::f32 ? DType::f32 : DType::bf16);
 }
 
-bool DatasetProbe::decide(int moe_layer, Routing& routing) {
+void DatasetProbe::decide(int moe_layer, Routing& routing) {
   const std::optional<std::size_t> place = place_of(moe_layer);
-  if (!place) return false;
+  if (!place) return;
   keep_choices(*place, routing);
   ProbeSums& sums = sums_[*place];
   const ForcedExpertsSink sink = {
@@ -85,7 +84,6 @@ bool DatasetProbe::decide(int moe_layer, Routing& routing) {
           },
   };
   run_forced_experts(model_, placement_.layer(moe_layer), moe_layer, rows_, sink, comm_);
-  return false;
 }
 
 void DatasetProbe::keep_choices(std::size_t place, const Routing& routing) {

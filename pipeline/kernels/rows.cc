@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "pipeline/kernels/leaf_loops.h"
@@ -17,6 +18,14 @@ bool is_identity(std::span<const std::int32_t> order) {
     if (order[i] != static_cast<std::int32_t>(i)) return false;
   }
   return true;
+}
+
+template <typename T>
+double norm(std::span<const T> row) {
+  return std::sqrt(std::transform_reduce(row.begin(), row.end(), 0.0, std::plus<>(), [](T value) {
+    const auto wide = static_cast<double>(static_cast<float>(value));
+    return wide * wide;
+  }));
 }
 
 }  // namespace
@@ -121,6 +130,16 @@ void add_weighted(Tensor& x, std::int64_t first, TensorView rows, std::span<cons
       leaf().f32.accumulate(x.row<float>(t).data(), sum.data(), 1.0F, x.cols());
     }
   }
+}
+
+std::vector<double> slot_norms(TensorView rows, std::span<const std::int32_t> slots, std::int64_t first) {
+  std::vector<double> norms(slots.size());
+#pragma omp parallel for
+  for (std::int64_t i = 0; i < rows.rows(); ++i) {
+    const auto slot = static_cast<std::size_t>(slots[static_cast<std::size_t>(i)] - first);
+    norms[slot] = rows.dtype() == DType::bf16 ? norm(rows.row<Bf16>(i)) : norm(rows.row<float>(i));
+  }
+  return norms;
 }
 
 }  // namespace switchyard

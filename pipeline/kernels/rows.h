@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "parallel/tensor.h"
 
@@ -31,5 +32,9 @@ void add_rows(Tensor& x, TensorView rows);
 /// `first` on. rows: [m * k, d] f32 or bf16, row i belonging to slots[i]; weights: [n, k].
 void add_weighted(Tensor& x, std::int64_t first, TensorView rows, std::span<const float> weights, int top_k,
                   std::span<const std::int32_t> slots);
+
+/// [m] Euclidean norm of the row of each slot from `first` on, in f64. rows: [m, d] f32 or bf16, row i belonging to
+/// slots[i].
+std::vector<double> slot_norms(TensorView rows, std::span<const std::int32_t> slots, std::int64_t first);
 
 }  // namespace switchyard

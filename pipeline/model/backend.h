@@ -107,10 +107,10 @@ class SentSlots {
   /// [n_parts, n_physical] what the plans are made of. On a GPU it is counted before rows are packed, and this waits
   /// for the counts alone. Throws the router's Error there.
   virtual std::span<const std::int32_t> rows_by_place() = 0;
-  /// [n_send] of each packed row, as RoutingObserver::expert_outputs.
-  virtual std::span<const std::int32_t> slots(int part) const = 0;
   /// x [n, d] f32 += sum over a token's slots of weight * row, in slot order. returned: [n_send, d] packed order.
   virtual void add_weighted(int part, Tensor& x, TensorView returned) const = 0;
+  /// [n_send] Euclidean norm of each slot's row of those, in slot order, host. Waits for a GPU.
+  virtual std::vector<double> norms(int part, TensorView returned) const = 0;
 };
 
 /// Rows that arrived at a MoE layer's experts.

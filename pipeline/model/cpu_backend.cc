@@ -125,11 +125,13 @@ class CpuSlots : public SentSlots {
       parts_.push_back({tokens.first, places.pack_order()});
     }
   }
-  Tensor pack(int part, TensorView h) const override { return gather_slots(h, slots(part), top_k_, type_); }
+  Tensor pack(int part, TensorView h) const override { return gather_slots(h, at(part).pack_order, top_k_, type_); }
   std::span<const std::int32_t> rows_by_place() override { return rows_by_place_; }
-  std::span<const std::int32_t> slots(int part) const override { return at(part).pack_order; }
   void add_weighted(int part, Tensor& x, TensorView returned) const override {
-    switchyard::add_weighted(x, at(part).first_token, returned, weights_, top_k_, slots(part));
+    switchyard::add_weighted(x, at(part).first_token, returned, weights_, top_k_, at(part).pack_order);
+  }
+  std::vector<double> norms(int part, TensorView returned) const override {
+    return slot_norms(returned, at(part).pack_order, at(part).first_token * top_k_);
   }
 
  private:

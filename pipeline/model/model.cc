@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
 #include "pipeline/kernels/cpu.h"
 #include "pipeline/model/backend.h"
@@ -41,13 +40,6 @@ class Branch {
   const Backend& backend_;
   Tensor apart_;  // [n, d_model] f32
 };
-
-/// Makes a GPU's ids and weights those of the host.
-void upload_choices(Routing& routing) {
-  routing.gpu_ids = DeviceArray<std::int32_t>(std::span<const std::int32_t>(routing.ids));
-  routing.gpu_weights = Tensor(DType::f32, routing.n_tokens(), routing.top_k, Device::gpu);
-  upload(routing.gpu_weights.bytes(), routing.weights.data(), routing.weights.size() * sizeof(float));
-}
 
 void check_placement(const ModelConfig& config, const ExpertPlacement& placement, int n_ranks) {
   if (config.n_experts == 0) return;
@@ -192,7 +184,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
   observer.ffn_input(moe_layer, h);
   const std::string where = "layer " + std::to_string(layer.index);
   Routing routing = layer.router->route(h, where);
-  if (observer.decide(moe_layer, routing) && backend->device() == Device::gpu) upload_choices(routing);
+  observer.decide(moe_layer, routing);
   watch.lap(Part::router, moe_layer);
 
   // Rows are packed before the host knows how many go where, so that a GPU has work until it does.
@@ -232,7 +224,7 @@ void Model::State::add_experts(Tensor& x, const Layer& layer, RoutingObserver& o
     // [n_send, d_model], packed order
     const Tensor returned = std::move(back[static_cast<std::size_t>(part)]).finish();
     watch.lap(Part::combine_wait, moe_layer);
-    observer.expert_outputs(moe_layer, returned, sent->slots(part));
+    observer.expert_outputs(moe_layer, [&] { return sent->norms(part, returned); });
     sent->add_weighted(part, branch.sum(), returned);
     watch.lap(Part::combine, moe_layer);
   }

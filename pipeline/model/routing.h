@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,6 +38,7 @@ struct Routing {
     return top_k == 0 ? 0 : static_cast<std::int64_t>(std::max(ids.size(), gpu_ids.size())) / top_k;
   }
   ExpertIds expert_ids() const { return {ids, top_k}; }
+  bool on_gpu() const { return gpu_weights.device() == Device::gpu; }
   /// [n] of figures on the host; empty where it is not known.
   std::span<const float> figure(RoutingFigure which) const {
     const auto row = static_cast<std::int64_t>(which);
@@ -54,16 +56,17 @@ class RoutingObserver {
   virtual ~RoutingObserver() = default;
   /// What enters a MoE layer's router and experts, [n, d_model] f32.
   virtual void ffn_input([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView h) {}
-  /// What the router decided, before tokens are sent anywhere. Experts and weights changed here are those that count:
-  /// they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a token. Returns
-  /// whether it changed them: a GPU's are then made anew of ids and weights on the host.
-  virtual bool decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) { return false; }
+  /// What the router decided, before tokens are sent anywhere. Experts and weights changed here, where they lie, are
+  /// those that count: they are what is dispatched, combined and observed. Each id is an expert of the layer, once in a
+  /// token.
+  virtual void decide([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing& routing) {}
   /// moe_layer: index among MoE layers. The routing may be moved from. plans: of the parts of the batch's tokens.
-  virtual void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> plans) = 0;
-  /// Experts' outputs of each part of the tokens in turn, not yet weighted, [m, d_model] f32 or bf16. slots: [m] of
-  /// each row (token * k + j, in the batch); none where rows are in GPU memory.
-  virtual void expert_outputs([[maybe_unused]] int moe_layer, [[maybe_unused]] TensorView rows,
-                              [[maybe_unused]] std::span<const std::int32_t> slots) {}
+  virtual void observe([[maybe_unused]] int moe_layer, [[maybe_unused]] Routing&& routing,
+                       [[maybe_unused]] std::span<const ExchangePlan> plans) {}
+  /// Experts' outputs, not yet weighted, of each part of the tokens in turn. norms gives the Euclidean norm of that of
+  /// each of the part's slots, in slot order; who calls it, before this returns, waits for a GPU.
+  virtual void expert_outputs([[maybe_unused]] int moe_layer,
+                              [[maybe_unused]] const std::function<std::vector<double>()>& norms) {}
   /// Each decoder layer's output, [n, d_model] f32, before the next layer changes it.
   virtual void layer_output([[maybe_unused]] int layer, [[maybe_unused]] TensorView hidden) {}
 };

@@ -57,9 +57,7 @@ int main(int argc, char** argv) {
   Model model(checkpoint, config, placement, comm, *transport, {best_precision()});
   const std::int64_t context = argc > 3 ? std::atol(argv[3]) : 256;
   const Batch batch = random_batch(argc > 2 ? std::atol(argv[2]) : 4096, context, config.vocabulary);
-  struct Ignore : RoutingObserver {
-    void observe(int, Routing&&, std::span<const ExchangePlan>) override {}
-  } ignore;
+  RoutingObserver ignore;
   std::vector<int> experts(static_cast<std::size_t>(config.n_experts));
   std::iota(experts.begin(), experts.end(), 0);
   const auto go_on = [] { return true; };

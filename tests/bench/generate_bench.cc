@@ -16,10 +16,6 @@ namespace {
 
 using Answers = std::vector<std::vector<std::uint32_t>>;  // prompts and what follows them
 
-struct Ignore : RoutingObserver {
-  void observe(int /*moe_layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
-};
-
 /// The last `most` tokens of each sequence.
 Batch last_tokens(const Answers& sequences, std::size_t most) {
   Batch batch;
@@ -40,7 +36,7 @@ Batch last_tokens(const Answers& sequences, std::size_t most) {
 double answer(Model& model, Answers& sequences, std::size_t tokens, bool cached) {
   const std::vector<std::int64_t> most(sequences.size(), static_cast<std::int64_t>(sequences[0].size() + tokens));
   KvCache cache = model.make_cache(cached ? most : std::vector<std::int64_t>{});
-  Ignore ignore;
+  RoutingObserver ignore;
   std::chrono::steady_clock::time_point start;
   for (std::size_t i = 0; i < tokens; ++i) {
     if (i == 1) start = std::chrono::steady_clock::now();

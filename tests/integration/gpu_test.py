@@ -254,6 +254,29 @@ class Gpu(support.TestCase):
                 same = np.mean(a["tokens/id"][...] == b["tokens/id"][...]) if len(a["tokens/id"]) == len(b["tokens/id"]) else 0
                 self.assertGreater(same, 0.95)
 
+    def ablate(self, name, *options, ranks=1):
+        out = self.folder / name
+        done = self.switchyard("ablate", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--output-dir", out, "--context", 32, "--batch-tokens", 64,
+                               "--block-tokens", 200, "--precision", "f32", "--bootstrap", 50, *options, ranks=ranks, timeout=300)
+        self.assertNotIn("fake GPU:", done.stderr)
+        with h5py.File(out / "ablation.h5") as file:
+            found = {}
+            for name in ("ablation/baseline_loss", "ablation/loss_difference", "ablation/accuracy_difference", "importance/ean", "importance/reap"):
+                if name in file:  # flips take no expert away
+                    found[name] = file[name][...]
+            return found, done
+
+    def test_an_ablation_is_near_that_of_the_cpu_and_the_same_on_any_number_of_ranks(self):
+        for mode in ("zero", "drop", "flip"):
+            one, done = self.ablate(f"{mode}-1", "--mode", mode, "--layers", "1,2")
+            self.assertIn("GPU memory in GiB, first GPU: fake GPU", done.stderr)
+            two, _ = self.ablate(f"{mode}-2", "--mode", mode, "--layers", "1,2", ranks=2)
+            cpu, done = self.ablate(f"{mode}-cpu", "--mode", mode, "--layers", "1,2", "--device", "cpu")
+            self.assertNotIn("GPU memory", done.stderr)
+            for name, values in one.items():
+                np.testing.assert_array_equal(values, two[name], name)
+                np.testing.assert_allclose(values, cpu[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
     def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(self):
         for words in (("--dry-run",), ()):
             done = support.run("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "big", "--context", 32,
@@ -291,8 +314,8 @@ class Gpu(support.TestCase):
                 ("route", ["--device", "tpu"], "give cpu or gpu"),
                 ("route", ["--device", "cpu", "--transport", "nccl"], "use --transport mpi, or --device gpu"),
                 ("route", ["--rebalance-every", 1], "use --device cpu"),
-                ("ablate", ["--mode", "zero", "--device", "gpu"], "it can do on the CPU alone")):
-            done = support.run(command, *(base if command == "route" else [*inputs, "--output-dir", self.folder / "no"]), *options)
+                ("probe", ["--device", "gpu"], "it can do on the CPU alone")):
+            done = support.run(command, *(base if command == "route" else [*inputs, "-o", self.folder / "no.h5"]), *options)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(text, done.stderr)
         done = support.run("route", *base, "--transport", "nccl", ranks=2)

@@ -117,8 +117,8 @@ TEST(AblationSweep, AZeroedExpertGivesTheReferencesTokens) {
 class ByTheBook : public RoutingObserver {
  public:
   ByTheBook(AblationMode mode, int layer, int expert) : mode_(mode), layer_(layer), expert_(expert) {}
-  bool decide(int layer, Routing& routing) override {
-    if (layer != layer_) return false;
+  void decide(int layer, Routing& routing) override {
+    if (layer != layer_) return;
     const auto k = static_cast<std::size_t>(routing.top_k);
     for (std::int64_t t = 0; t < routing.n_tokens(); ++t) {
       const std::span<const float> p = routing.probabilities.view().row<float>(t);
@@ -143,9 +143,7 @@ class ByTheBook : public RoutingObserver {
         weights[j] = static_cast<float>(static_cast<double>(p[static_cast<std::size_t>(order[j])]) / sum);
       }
     }
-    return true;
   }
-  void observe(int /*layer*/, Routing&& /*routing*/, std::span<const ExchangePlan> /*plans*/) override {}
 
   std::size_t changed = 0;  // slots
 

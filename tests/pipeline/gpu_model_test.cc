@@ -169,14 +169,14 @@ TEST(GpuModelTest, AnEmptyBatchGivesNothing) {
 /// Sends every token to the experts behind those that it chose, with half the weight.
 class ToTheNextExperts : public KeepAll {
  public:
-  bool decide(int /*moe_layer*/, Routing& routing) override {
+  void decide(int /*moe_layer*/, Routing& routing) override {
     testing_support::bring_choices(routing);
     const auto n_experts = static_cast<std::int32_t>(routing.logits.cols());
     for (std::int32_t& id : routing.ids) id = (id + 1) % n_experts;
     for (float& weight : routing.weights) weight /= 2;
     ids.push_back(routing.ids);
     weights.push_back(routing.weights);
-    return true;
+    testing_support::take_choices(routing);
   }
   std::vector<std::vector<std::int32_t>> ids;  // of each layer
   std::vector<std::vector<float>> weights;

@@ -129,7 +129,9 @@ TEST(GpuSlotsTest, RowsGoAndComeAsOnTheCpu) {
         const Tensor packed = expected->pack(part, h);
         const Tensor packed_on_gpu = found->pack(part, copy_to(Device::gpu, h));
         EXPECT_EQ(values_of(packed_on_gpu), values_of(packed));
-        EXPECT_TRUE(found->slots(part).empty());
+        const std::vector<double> norms = expected->norms(part, packed);
+        EXPECT_EQ(norms.size(), static_cast<std::size_t>(packed.rows()));
+        EXPECT_THAT(found->norms(part, packed_on_gpu), ::testing::Pointwise(::testing::DoubleNear(1e-12), norms));
         expected->add_weighted(part, x, packed);
         found->add_weighted(part, x_on_gpu, packed_on_gpu);
       }

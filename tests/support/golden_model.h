@@ -70,6 +70,12 @@ inline void bring_choices(Routing& routing) {
   routing.weights = values_of(routing.gpu_weights);
 }
 
+/// Makes a GPU's ids and weights those of the host.
+inline void take_choices(Routing& routing) {
+  routing.gpu_ids = DeviceArray<std::int32_t>(std::span<const std::int32_t>(routing.ids));
+  upload(routing.gpu_weights.bytes(), routing.weights.data(), routing.weights.size() * sizeof(float));
+}
+
 /// Keeps all that a forward pass shows.
 class KeepAll : public RoutingObserver {
  public:

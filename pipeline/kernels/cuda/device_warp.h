@@ -32,7 +32,8 @@ struct DeviceWarp {
     }
     return lanes.value;
   }
-  __device__ float sum(Lanes<float> lanes) const {
+  template <typename T>
+  __device__ T sum(Lanes<T> lanes) const {
     for (int step = kLanes / 2; step > 0; step /= 2) lanes.value += __shfl_xor_sync(kAll, lanes.value, step);
     return lanes.value;
   }

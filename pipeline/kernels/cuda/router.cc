@@ -7,8 +7,9 @@
 #include "pipeline/kernels/cuda/router_launch.h"
 
 namespace switchyard::gpu {
+namespace {
 
-Routing choose_experts(Tensor logits, RouterRule rule) {
+Routing choose(Tensor logits, RouterRule rule, const Withheld* without) {
   if (logits.cols() > 512 || rule.top_k > 32) {
     throw Error("the GPU's router has room for 512 experts and 32 choices of a token, not for " +
                     std::to_string(logits.cols()) + " and " + std::to_string(rule.top_k),
@@ -34,8 +35,23 @@ Routing choose_experts(Tensor logits, RouterRule rule) {
                  .ids = out.gpu_ids.data(),
                  .weights = out.gpu_weights.data<float>(),
                  .figures = out.figures.data<float>(),
-                 .fault = out.gpu_fault.data()});
+                 .fault = out.gpu_fault.data(),
+                 .without = without == nullptr ? nullptr : without->experts.data() + without->first,
+                 .without_stride = without == nullptr ? 0 : without->stride});
   return out;
+}
+
+}  // namespace
+
+Routing choose_experts(Tensor logits, RouterRule rule) { return choose(std::move(logits), rule, nullptr); }
+
+Routing choose_experts(Tensor logits, RouterRule rule, Withheld without) {
+  return choose(std::move(logits), rule, &without);
+}
+
+void silence(Routing& routing, std::int32_t expert) {
+  const auto n_slots = static_cast<std::int64_t>(routing.gpu_ids.size());
+  if (n_slots > 0) launch_silence(routing.gpu_ids.data(), n_slots, expert, routing.gpu_weights.data<float>());
 }
 
 }  // namespace switchyard::gpu

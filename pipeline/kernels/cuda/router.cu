@@ -15,6 +15,12 @@ __global__ void __launch_bounds__(kWarpThreads) router_kernel(RouterArrays all) 
   if (!finite && threadIdx.x % 32 == 0) atomicMin(all.fault, token);
 }
 
+/// One thread a slot.
+__global__ void silence_kernel(const std::int32_t* ids, std::int64_t n_slots, std::int32_t expert, float* weights) {
+  const std::int64_t slot = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (slot < n_slots && ids[slot] == expert) weights[slot] = 0;
+}
+
 }  // namespace
 
 void launch_router(const RouterArrays& all) {
@@ -32,6 +38,12 @@ void launch_router(const RouterArrays& all) {
     router_kernel<16><<<blocks, kWarpThreads, 0, stream>>>(all);
   }
   check_launch("router_kernel");
+}
+
+void launch_silence(const std::int32_t* ids, std::int64_t n_slots, std::int32_t expert, float* weights) {
+  silence_kernel<<<blocks_for(n_slots, kThreads), kThreads, 0, compute_stream().handle()>>>(ids, n_slots, expert,
+                                                                                            weights);
+  check_launch("silence_kernel");
 }
 
 }  // namespace switchyard::gpu

@@ -17,6 +17,8 @@ struct RouterArrays {
   float* weights;
   float* figures;
   std::int32_t* fault;
+  const std::int32_t* without;  // an expert of each token that is not to be chosen, so far apart; or null
+  int without_stride;
 };
 
 /// Those of one token.
@@ -29,7 +31,7 @@ SWITCHYARD_CORE cores::RouterRow row_of(const RouterArrays& all, int token) {
           .n_experts = all.n_experts,
           .top_k = all.top_k,
           .renormalise = all.renormalise,
-          .without = -1,
+          .without = all.without == nullptr ? -1 : all.without[static_cast<std::int64_t>(token) * all.without_stride],
           .probabilities = all.probabilities + row,
           .ids = all.ids + slot,
           .weights = all.weights + slot,
@@ -41,5 +43,8 @@ SWITCHYARD_CORE cores::RouterRow row_of(const RouterArrays& all, int token) {
 
 /// At most 512 experts, in the compute stream.
 void launch_router(const RouterArrays& all);
+
+/// Weights [n_slots] of slots whose id is that of `expert` become 0, in the compute stream.
+void launch_silence(const std::int32_t* ids, std::int64_t n_slots, std::int32_t expert, float* weights);
 
 }  // namespace switchyard::gpu

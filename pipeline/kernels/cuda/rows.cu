@@ -77,6 +77,15 @@ __global__ void __launch_bounds__(kWarpThreads)
   if (row < n) cores::rms_norm_row<kWidth>(cores::DeviceWarp{}, x + row * d, weight, epsilon, d, out + row * d);
 }
 
+template <int kWidth, typename T>
+__global__ void __launch_bounds__(kWarpThreads)
+    slot_norms_kernel(const T* rows, const std::int32_t* row_of_slot, std::int64_t n, int d, double* norms) {
+  const std::int64_t slot = static_cast<std::int64_t>(blockIdx.x) * kWarpsOfBlock + threadIdx.x / 32;
+  if (slot >= n) return;
+  const double norm = cores::row_norm<kWidth>(cores::DeviceWarp{}, rows + row_of_slot[slot] * std::int64_t{d}, d);
+  if (threadIdx.x % 32 == 0) norms[slot] = norm;
+}
+
 // One thread an element.
 
 __global__ void add_rows_kernel(const float* rows, std::int64_t n, float* x) {
@@ -184,6 +193,18 @@ void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView wei
         x.data<float>() + first * x.cols());
   });
   check_launch("add_weighted_kernel");
+}
+
+DeviceArray<double> slot_norms(TensorView rows, const DeviceArray<std::int32_t>& row_of_slot) {
+  DeviceArray<double> norms(row_of_slot.size());
+  const auto n = static_cast<std::int64_t>(norms.size());
+  if (n == 0) return norms;
+  with_type_and_packs(rows.dtype(), rows.cols(), [&]<typename T, int kWidth>(T*, Width<kWidth>) {
+    slot_norms_kernel<kWidth><<<blocks_for(n, kWarpsOfBlock), kWarpThreads, 0, compute_stream().handle()>>>(
+        rows.data<T>(), row_of_slot.data(), n, static_cast<int>(rows.cols()), norms.data());
+  });
+  check_launch("slot_norms_kernel");
+  return norms;
 }
 
 }  // namespace switchyard::gpu

@@ -34,4 +34,7 @@ void add_rows(Tensor& x, TensorView rows);
 void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView weights,
                   const DeviceArray<std::int32_t>& row_of_slot);
 
+/// [m] Euclidean norm of each slot's row, in f64. rows: [m, d] f32 or bf16; row_of_slot [m].
+DeviceArray<double> slot_norms(TensorView rows, const DeviceArray<std::int32_t>& row_of_slot);
+
 }  // namespace switchyard::gpu

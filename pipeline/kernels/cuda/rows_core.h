@@ -30,6 +30,25 @@ SWITCHYARD_CORE void rms_norm_row(Warp warp, const float* x, const float* weight
   });
 }
 
+/// The Euclidean norm of one row of d, a multiple of kWidth, in f64.
+template <int kWidth, typename T, typename Warp>
+SWITCHYARD_CORE double row_norm(Warp warp, const T* row, int d) {
+  typename Warp::template Lanes<double> squares;
+  warp.each([&](int lane) {
+    squares[lane] = 0;
+    SWITCHYARD_UNROLL_4
+    for (int i = lane * kWidth; i < d; i += kLanes * kWidth) {
+      const auto own = load<kWidth>(row + i);
+      SWITCHYARD_UNROLL
+      for (int j = 0; j < kWidth; ++j) {
+        const auto value = static_cast<double>(own.at[j]);
+        squares[lane] += value * value;
+      }
+    }
+  });
+  return sqrt(warp.sum(squares));
+}
+
 /// kWidth columns of one token of add_weighted: the sums over its slots, in slot order.
 template <int kWidth, typename T>
 SWITCHYARD_CORE Pack<float, kWidth> weighted_sum(const T* rows, std::int64_t width, const std::int32_t* row_of_slot,

@@ -126,8 +126,9 @@ struct HostWarp {
     for (int lane = 1; lane < kLanes; ++lane) most = lanes[lane] > most ? lanes[lane] : most;
     return most;
   }
-  float sum(Lanes<float> lanes) const {
-    butterfly(lanes, kLanes, [](float a, float b) { return a + b; });
+  template <typename T>
+  T sum(Lanes<T> lanes) const {
+    butterfly(lanes, kLanes, [](T a, T b) { return a + b; });
     return lanes[0];
   }
   /// The value of one lane.
@@ -161,10 +162,10 @@ struct HostWarp {
  private:
   static float half_of(std::uint32_t pair, int half) { return value_of((half == 0 ? pair : pair >> 16U) << 16U); }
 
-  template <typename Combine>
-  static void butterfly(Lanes<float>& lanes, int width, Combine combine) {
+  template <typename T, typename Combine>
+  static void butterfly(Lanes<T>& lanes, int width, Combine combine) {
     for (int step = width / 2; step > 0; step /= 2) {
-      const Lanes<float> before = lanes;
+      const Lanes<T> before = lanes;
       for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = combine(before[lane], before[lane ^ step]);
     }
   }

@@ -275,11 +275,13 @@ class GpuSlots : public SentSlots {
     }
     return rows_by_place_;
   }
-  std::span<const std::int32_t> slots(int /*part*/) const override { return {}; }
   void add_weighted(int part, Tensor& x, TensorView returned) const override {
     const std::int64_t first = at(part).first_token;
     const std::int64_t count = returned.rows() / top_k_;
     gpu::add_weighted(x, first, returned, weights_.rows(first, first + count), at(part).row_of_slot);
+  }
+  std::vector<double> norms(int part, TensorView returned) const override {
+    return gpu::slot_norms(returned, at(part).row_of_slot).to_host();
   }
 
  private:

@@ -23,10 +23,17 @@ Tensor router_logits(TensorView h, TensorView weights) {
 }
 
 void launch_router(const RouterArrays& all) {
-  fake_gpu::launch({all.logits, all.probabilities, all.ids, all.weights, all.figures, all.fault}, [all] {
+  fake_gpu::launch({all.logits, all.probabilities, all.ids, all.weights, all.figures, all.fault, all.without}, [all] {
     constexpr int kPerLane = 16;
     for (int token = 0; token < all.n_tokens; ++token)
       if (!cores::route_row<kPerLane>(cores::HostWarp{}, row_of(all, token))) *all.fault = std::min(*all.fault, token);
+  });
+}
+
+void launch_silence(const std::int32_t* ids, std::int64_t n_slots, std::int32_t expert, float* weights) {
+  fake_gpu::launch({ids, weights}, [=] {
+    for (std::int64_t slot = 0; slot < n_slots; ++slot)
+      if (ids[slot] == expert) weights[slot] = 0;
   });
 }
 

@@ -105,4 +105,17 @@ void add_weighted(Tensor& x, std::int64_t first, TensorView rows, TensorView wei
   });
 }
 
+DeviceArray<double> slot_norms(TensorView rows, const DeviceArray<std::int32_t>& row_of_slot) {
+  DeviceArray<double> norms(row_of_slot.size());
+  with_type(rows.dtype(), [&]<typename T>(T*) {
+    fake_gpu::launch({rows.bytes(), row_of_slot.data(), norms.data()},
+                     [rows = rows.data<T>(), row_of_slot = row_of_slot.data(), to = norms.data(), n = norms.size(),
+                      d = rows.cols()] {
+                       for (std::size_t slot = 0; slot < n; ++slot)
+                         to[slot] = cores::row_norm<1>(HostWarp{}, rows + row_of_slot[slot] * d, static_cast<int>(d));
+                     });
+  });
+  return norms;
+}
+
 }  // namespace switchyard::gpu
