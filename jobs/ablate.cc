@@ -166,7 +166,7 @@ class AblateJob {
         comm_(comm),
         out_(parser.get<std::string>("output-dir")),
         resampling_(resampling_options(parser)),
-        in_(parser, RunsOn::any_device, comm),
+        in_(parser, comm),
         plan_(make_plan(parser, in_.config)) {}
 
   int run();

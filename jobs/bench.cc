@@ -175,7 +175,7 @@ int run_bench(const Arguments& arguments) {
       ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string());
   const ModelFacts facts = config.facts("bench");
   const auto context = parser.get<std::int64_t>("context");
-  ComputeDevice device = choose_device(parser, RunsOn::any_device, comm);
+  ComputeDevice device = choose_device(parser, comm);
   choose_attention(device, parser, config.attention_shape(), context, comm);
   choose_grouped_matmul(device, parser, config.experts_of_rank(comm.size()), comm);
   const ModelOptions options = device.model_options(context);

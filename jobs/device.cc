@@ -22,16 +22,10 @@ std::string value_of(const OptionParser& parser, const char* name) {
   return parser.has(name) ? parser.get<std::string>(name) : std::string();
 }
 
-Device parse_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm) {
+Device parse_device(const OptionParser& parser, const Communicator& comm) {
   const std::string text = value_of(parser, "device");
   if (!text.empty() && text != "cpu" && text != "gpu")
     throw UsageError("unknown device '" + text + "'", "--device", "give cpu or gpu");
-  if (runs_on == RunsOn::cpu_alone) {
-    if (text == "gpu")
-      throw UsageError("this subcommand looks into a model's experts, which it can do on the CPU alone", "--device gpu",
-                       "leave it out");
-    return Device::cpu;
-  }
   if (!text.empty()) return text == "gpu" ? Device::gpu : Device::cpu;
   return comm.min(std::int64_t{count_gpus()}) > 0 ? Device::gpu : Device::cpu;
 }
@@ -149,9 +143,9 @@ void add_device_options(OptionParser& parser) {
 
 std::string ComputeDevice::description() const { return gpu ? "gpu: " + gpu->name : "cpu: " + cpu_name(); }
 
-ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm) {
+ComputeDevice choose_device(const OptionParser& parser, const Communicator& comm) {
   ComputeDevice chosen;
-  chosen.device = parse_device(parser, runs_on, comm);
+  chosen.device = parse_device(parser, comm);
   if (chosen.on_gpu()) take_gpu(chosen, comm);
   chosen.precision = parse_precision(parser, chosen.device);
   chosen.transport = parse_transport(parser, chosen, comm);

@@ -18,9 +18,6 @@ namespace switchyard {
 /// model.
 void add_device_options(OptionParser& parser);
 
-/// What a subcommand can run a model on.
-enum class RunsOn : std::uint8_t { any_device, cpu_alone };
-
 /// What a rank computes on, and how.
 struct ComputeDevice {
   Device device = Device::cpu;   // or gpu
@@ -45,9 +42,9 @@ struct ComputeDevice {
 };
 
 /// Collective. Makes a GPU that of this process where the options, or without one what all ranks have, say so. Throws
-/// UsageError and Error naming the remedy: a GPU that is not there, that this build or the subcommand cannot use, that
-/// NCCL would have to share, bf16 on a CPU without it.
-ComputeDevice choose_device(const OptionParser& parser, RunsOn runs_on, const Communicator& comm);
+/// UsageError and Error naming the remedy: a GPU that is not there, that this build cannot use, that NCCL would have to
+/// share, bf16 on a CPU without it.
+ComputeDevice choose_device(const OptionParser& parser, const Communicator& comm);
 
 /// Collective. Completes what choose_device chose, for a model with such heads and windows of `context` tokens: where
 /// the options say nothing, cuDNN attends on GPUs in bf16 if it can on every rank. Throws UsageError and Error naming

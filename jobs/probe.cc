@@ -133,12 +133,17 @@ int run_probe(const Arguments& arguments) {
   OptionParser parser = make_parser();
   if (!parser.parse(arguments)) return 0;
   const Communicator comm = Communicator::world();
-  const RunInputs in(parser, RunsOn::cpu_alone, comm);
+  const RunInputs in(parser, comm);
   const ProbeOptions options = probe_options(in);
   const BlockOptions sample = sample_of(in);
   const ExpertPlacement placement = in.placement();
   if (placement.n_physical() > in.facts.n_experts)
     throw UsageError("has copies of experts, but here each runs once", "--placement", "give one rank for each expert");
+  if (in.device.on_gpu()) {
+    ModelMemory memory = Model::memory(in.config, placement, comm.rank(), in.model_options(), in.batch_tokens);
+    memory.activation_bytes += forced_experts_bytes(in.config, in.device.precision, comm.size());
+    plan_gpu_memory(in.device, memory, 0, 0, parser.flag("quiet"), comm);
+  }
   const std::unique_ptr<ExpertTransport> transport = make_transport(in.device.transport, comm);
   Model model(in.checkpoint, in.config, placement, comm, *transport, in.model_options());
   const bool show = comm.rank() == 0 && !parser.flag("quiet");

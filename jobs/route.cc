@@ -106,6 +106,7 @@ class RouteJob {
   BlockOptions block_options() const;
   GenerationOptions generation_options() const;
   RebalanceOptions rebalance_options() const;
+  ModelMemory with_moves(ModelMemory memory) const;
   int say_stopped(std::size_t n_segments) const;
   void finish(const RouteOutcome& outcome) const;
 
@@ -123,7 +124,7 @@ RouteJob::RouteJob(const OptionParser& parser, const Communicator& comm)
     : parser_(parser),
       comm_(comm),
       out_(parser.get<std::string>("out")),
-      in_(parser, RunsOn::any_device, comm),
+      in_(parser, comm),
       level_(parse_record_level(parser.get<std::string>("record"))),
       token_tables_(chosen_token_tables(parser, shape_of(in_.facts))),
       generation_(generation_options()),
@@ -171,11 +172,16 @@ GenerationOptions RouteJob::generation_options() const {
 RebalanceOptions RouteJob::rebalance_options() const {
   RebalanceOptions options;
   options.every = parser_.get<std::uint64_t>("rebalance-every");
-  if (options.every > 0 && in_.device.on_gpu())
-    throw UsageError("experts move between ranks on CPUs alone", "--rebalance-every", "use --device cpu");
   options.method = parse_placement_method(parser_.get<std::string>("rebalance-method"), "--rebalance-method");
   options.effort.exact_nodes = 5000;  // ranks wait for it
   return options;
+}
+
+/// A GPU's, where experts change ranks: a layer's experts before and after at once.
+ModelMemory RouteJob::with_moves(ModelMemory memory) const {
+  if (rebalance_.every > 0 && comm_.size() > 1 && in_.config.n_experts > 0)
+    memory.expert_bytes += memory.expert_bytes / static_cast<std::uint64_t>(in_.config.n_moe_layers());
+  return memory;
 }
 
 json RouteJob::identity() const {
@@ -217,7 +223,7 @@ int RouteJob::dry_run() const {
   const ModelMemory mine = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
   const std::vector<ModelMemory> ranks = comm_.all_gather(mine);
   if (in_.device.on_gpu())
-    plan_gpu_memory(in_.device, mine, cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
+    plan_gpu_memory(in_.device, with_moves(mine), cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
   if (comm_.rank() != 0) return 0;
   if (parser_.has("stage-to"))
     std::cout << "each node copies the checkpoint to " << parser_.get<std::string>("stage-to")
@@ -261,7 +267,7 @@ int RouteJob::run() {
   const ExpertPlacement placement = in_.placement();
   const ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
   if (in_.device.on_gpu())
-    plan_gpu_memory(in_.device, memory, cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
+    plan_gpu_memory(in_.device, with_moves(memory), cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
   // Rank 0 opens OUT; all learn where to begin.
   std::optional<RunLock> lock;
   std::vector<SegmentEntry> committed;

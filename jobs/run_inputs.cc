@@ -107,14 +107,14 @@ std::filesystem::path checkpoint_folder(const OptionParser& parser, const Commun
 
 }  // namespace
 
-RunInputs::RunInputs(const OptionParser& options, RunsOn runs_on, const Communicator& ranks)
+RunInputs::RunInputs(const OptionParser& options, const Communicator& ranks)
     : parser(options),
       comm(ranks),
       checkpoint(checkpoint_folder(parser, comm)),
       config(ModelConfig::parse(checkpoint.config_text(), (checkpoint.folder() / "config.json").string())),
       facts(config.facts(folder_name(parser.get<std::string>("model")).string())),
       tokenizer(open_tokenizer(parser.get<std::string>("model"))),
-      device(choose_device(parser, runs_on, comm)),
+      device(choose_device(parser, comm)),
       context(positive(parser, "context", std::min(config.max_positions, 2048))),
       batch_tokens(positive(parser, "batch-tokens", std::max<std::int64_t>(4096, context))),
       threads(parser.has("threads") ? parser.get<int>("threads") : default_threads(comm)),

@@ -35,7 +35,7 @@ std::int64_t positive(const OptionParser& parser, const char* name, std::int64_t
 struct RunInputs {
   /// Collective. Sets OpenMP's threads and takes a GPU. Throws UsageError and Error of options that make no sense,
   /// files that are not there, a column that the first document of a corpus lacks.
-  RunInputs(const OptionParser& parser, RunsOn runs_on, const Communicator& comm);
+  RunInputs(const OptionParser& parser, const Communicator& comm);
 
   ExpertPlacement placement() const;
   /// All but sample and block_tokens.

@@ -91,10 +91,7 @@ class UseObserver : public RoutingObserver {
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     if (!place_of(moe_layer)) return;
     routing_ = std::move(routing);
-    if (!routing_.on_gpu()) return;
-    routing_.ids = routing_.gpu_ids.to_host();
-    routing_.weights.resize(routing_.ids.size());
-    copy_bytes(routing_.weights.data(), routing_.gpu_weights.bytes(), routing_.weights.size() * sizeof(float));
+    bring_to_host(routing_, "MoE layer " + std::to_string(moe_layer));
   }
   void expert_outputs(int moe_layer, const std::function<std::vector<double>()>& norms) override {
     const std::optional<std::size_t> layer = place_of(moe_layer);

@@ -40,15 +40,22 @@ struct ForcedExpertsSink {
   std::function<void(std::int64_t first_row, const ExpertOutputs& outputs)> outputs;
 };
 
+inline constexpr std::int64_t kForcedChunkBytes = 64 << 20;
+
 /// Collective. Sends every rank's rows through every routed expert of a MoE layer, wherever the router sent them;
 /// shared experts take no part. Experts stay where they are: a row travels once to each other rank, and an output once
 /// to its token's rank. That is the least by which all pairs of a token's outputs can meet: of two outputs that never
 /// travel, both are on one rank, so that all outputs but those of one rank must travel.
 ///
-/// rows: [n, d_model] of the experts' type, n may differ between ranks and be 0. Rows are taken in chunks such that the
-/// outputs of a chunk for one rank take at most chunk_bytes (or are of one token); with copies on the way a rank holds
-/// about four times as much, and besides d_ff floats for each row of the chunk of all ranks.
+/// rows: [n, d_model] of the experts' type, in host memory; n may differ between ranks and be 0. Rows are taken in
+/// chunks such that the outputs of a chunk for one rank take at most chunk_bytes (or are of one token); with copies on
+/// the way a rank holds about four times as much, and besides d_ff floats for each row of the chunk of all ranks.
 void run_forced_experts(const Model& model, const LayerPlacement& placement, int moe_layer, TensorView rows,
-                        const ForcedExpertsSink& sink, const Communicator& comm, std::int64_t chunk_bytes = 64 << 20);
+                        const ForcedExpertsSink& sink, const Communicator& comm,
+                        std::int64_t chunk_bytes = kForcedChunkBytes);
+
+/// GPU memory that a rank's experts take for a chunk.
+std::uint64_t forced_experts_bytes(const ModelConfig& config, Precision precision, int n_ranks,
+                                   std::int64_t chunk_bytes = kForcedChunkBytes);
 
 }  // namespace switchyard

@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "parallel/device/device_memory.h"
 #include "pipeline/batching.h"
 #include "pipeline/experiments/forced_experts.h"
 #include "pipeline/kernels/rows.h"
@@ -68,12 +69,15 @@ void DatasetProbe::ffn_input(int moe_layer, TensorView h) {
   if (!place_of(moe_layer)) return;
   std::vector<std::int32_t> in_order(static_cast<std::size_t>(h.rows()));
   std::iota(in_order.begin(), in_order.end(), 0);
-  rows_ = gather_slots(h, in_order, 1, options_.precision == Precision::f32 ? DType::f32 : DType::bf16);
+  const Tensor downloaded = h.device() == Device::gpu ? copy_to(Device::cpu, h) : Tensor();
+  rows_ = gather_slots(h.device() == Device::gpu ? downloaded : h, in_order, 1,
+                       options_.precision == Precision::f32 ? DType::f32 : DType::bf16);
 }
 
 void DatasetProbe::decide(int moe_layer, Routing& routing) {
   const std::optional<std::size_t> place = place_of(moe_layer);
   if (!place) return;
+  bring_to_host(routing, "layer " + std::to_string(model_.config().moe_layers[static_cast<std::size_t>(moe_layer)]));
   keep_choices(*place, routing);
   ProbeSums& sums = sums_[*place];
   const ForcedExpertsSink sink = {

@@ -8,7 +8,6 @@
 
 #include "parallel/exchange_plan.h"
 #include "parallel/tensor.h"
-#include "pipeline/kernels/gated_ffn.h"
 #include "pipeline/model/attention_kernel.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/checkpoint_tensors.h"
@@ -70,10 +69,21 @@ class Experts {
   virtual ~Experts() = default;
   /// The next one's weights, until there are as many as was said.
   virtual void add(FfnTensors weights) = 0;
+  virtual std::size_t size() const = 0;
   /// rows [n, d] of the weights' type -> [n, d] of the same type; counts: ArrivedRows::counts.
   virtual Tensor run(TensorView rows, std::span<const std::int32_t> counts) const = 0;
-  /// As the CPU's kernels have them. Throws Error when they are not in its memory.
-  virtual std::vector<GatedFfn>& on_cpu() = 0;
+  /// rows [n, d] of the weights' type -> the i-th's intermediate states activation(gate * x), [n, d_ff] f32.
+  virtual Tensor gate_states(TensorView rows, std::size_t expert) const = 0;
+
+  // Between two steps, experts that change ranks. Their weights are parts of host memory, as many and as large on all
+  // ranks.
+  /// Those of the i-th, for another rank to have. Until rearrange.
+  virtual std::vector<std::span<std::byte>> leaving(std::size_t expert) = 0;
+  /// Room for those of one that another rank sends. Until rearrange.
+  virtual std::vector<std::span<std::byte>> room_for_one() = 0;
+  /// Experts become these: i below size() is the i-th until now, size() + j what came into the j-th room. Those that
+  /// are not named, and the rooms, are gone.
+  virtual void rearrange(std::span<const std::size_t> which) = 0;
 };
 
 /// The output head, [vocabulary, d].

@@ -67,16 +67,34 @@ class CpuFeedForward : public FeedForward {
 
 class CpuExperts : public Experts {
  public:
-  explicit CpuExperts(Activation activation) : activation_(activation) {}
+  CpuExperts(const ModelConfig& config, DType type)
+      : d_model_(config.d_model), d_ff_(config.d_ff), type_(type), activation_(config.activation) {}
   void add(FfnTensors weights) override { ffns_.emplace_back(weights.gate, weights.up, weights.down, activation_); }
+  std::size_t size() const override { return ffns_.size(); }
   Tensor run(TensorView rows, std::span<const std::int32_t> counts) const override {
     return run_experts(rows, counts, ffns_);
   }
-  std::vector<GatedFfn>& on_cpu() override { return ffns_; }
+  Tensor gate_states(TensorView rows, std::size_t expert) const override {
+    return gate_activation(rows, ffns_[expert]);
+  }
+  // As they are packed, which is not the same on CPUs of every kind.
+  std::vector<std::span<std::byte>> leaving(std::size_t expert) override { return ffns_[expert].parts(); }
+  std::vector<std::span<std::byte>> room_for_one() override {
+    return rooms_.emplace_back(d_model_, d_ff_, type_, activation_).parts();
+  }
+  void rearrange(std::span<const std::size_t> which) override {
+    std::vector<GatedFfn> after;
+    for (const std::size_t i : which)
+      after.push_back(std::move(i < ffns_.size() ? ffns_[i] : rooms_[i - ffns_.size()]));
+    ffns_ = std::move(after);
+    rooms_.clear();
+  }
 
  private:
+  std::int64_t d_model_, d_ff_;
+  DType type_;
   Activation activation_;
-  std::vector<GatedFfn> ffns_;
+  std::vector<GatedFfn> ffns_, rooms_;
 };
 
 class CpuHead : public Head {
@@ -222,7 +240,7 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuFeedForward>(GatedFfn(weights.gate, weights.up, weights.down, config_.activation));
   }
   std::unique_ptr<Experts> make_experts(std::int64_t /*count*/) override {
-    return std::make_unique<CpuExperts>(config_.activation);
+    return std::make_unique<CpuExperts>(config_, type_);
   }
   std::unique_ptr<Head> make_head(Tensor weights) override { return std::make_unique<CpuHead>(weights); }
   void loaded() override {}

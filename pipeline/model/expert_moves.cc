@@ -26,61 +26,44 @@ Tensor pattern(std::int64_t rows, std::int64_t cols, DType type) {
   return values;
 }
 
-/// One layer's experts on this rank, before and after.
-class LayerMove {
- public:
-  LayerMove(std::vector<GatedFfn>& ffns, const LayerPlacement& from, const LayerPlacement& to, int rank)
-      : ffns_(ffns), from_(from), to_(to), rank_(rank) {}
-
-  /// Every rank lists the same moves in the same order, so that messages need no names.
-  ExpertMoves run(const ModelConfig& config, DType type, const Communicator& comm) {
-    ExpertMoves moves;
-    for (int copy = 0; copy < to_.n_physical(); ++copy) {
-      const int expert = to_.logical_of(copy);
-      const int target = to_.rank_of(copy);
-      const auto holders = from_.ranks_of(expert);
-      if (std::ranges::count(holders, target) > 0) continue;
-      const int source = holders[static_cast<std::size_t>(copy) % holders.size()];
-      if (target == rank_) {
-        GatedFfn& room =
-            arrived_.emplace(expert, GatedFfn(config.d_model, config.d_ff, type, config.activation)).first->second;
-        for (const std::span<std::byte> part : room.parts()) {
-          incoming_.push_back({source, part});
-          moves.bytes += part.size();
-        }
-        ++moves.experts;
-      } else if (source == rank_) {
-        for (const std::span<std::byte> part : ffns_[local_before(expert)].parts()) outgoing_.push_back({target, part});
-      }
-    }
-    comm.exchange(outgoing_, incoming_);
-    assemble();
-    return moves;
-  }
-
- private:
-  std::size_t local_before(int expert) const {
-    const auto mine = from_.experts_of(rank_);
+/// Collective. Takes one layer's experts from a placement to the other. Every rank lists the same moves in the same
+/// order, so that messages need no names. Returns what came to this rank.
+ExpertMoves move_layer(Experts& experts, const LayerPlacement& from, const LayerPlacement& to,
+                       const Communicator& comm) {
+  const auto mine = from.experts_of(comm.rank());
+  const auto local_before = [&](int expert) {
     return static_cast<std::size_t>(std::ranges::lower_bound(mine, expert) - mine.begin());
-  }
-
-  void assemble() {
-    std::vector<GatedFfn> after;
-    for (const int expert : to_.experts_of(rank_)) {
-      const auto found = arrived_.find(expert);
-      after.push_back(std::move(found == arrived_.end() ? ffns_[local_before(expert)] : found->second));
+  };
+  ExpertMoves moves;
+  std::map<int, std::size_t> rooms;  // by expert, as Experts::rearrange counts them
+  std::vector<Communicator::Outgoing> outgoing;
+  std::vector<Communicator::Incoming> incoming;
+  for (int copy = 0; copy < to.n_physical(); ++copy) {
+    const int expert = to.logical_of(copy);
+    const int target = to.rank_of(copy);
+    const auto holders = from.ranks_of(expert);
+    if (std::ranges::count(holders, target) > 0) continue;
+    const int source = holders[static_cast<std::size_t>(copy) % holders.size()];
+    if (target == comm.rank()) {
+      rooms.emplace(expert, experts.size() + rooms.size());
+      for (const std::span<std::byte> part : experts.room_for_one()) {
+        incoming.push_back({source, part});
+        moves.bytes += part.size();
+      }
+      ++moves.experts;
+    } else if (source == comm.rank()) {
+      for (const std::span<std::byte> part : experts.leaving(local_before(expert))) outgoing.push_back({target, part});
     }
-    ffns_ = std::move(after);
   }
-
-  std::vector<GatedFfn>& ffns_;
-  const LayerPlacement& from_;
-  const LayerPlacement& to_;
-  int rank_;
-  std::map<int, GatedFfn> arrived_;  // by expert
-  std::vector<Communicator::Outgoing> outgoing_;
-  std::vector<Communicator::Incoming> incoming_;
-};
+  comm.exchange(outgoing, incoming);
+  std::vector<std::size_t> which;
+  for (const int expert : to.experts_of(comm.rank())) {
+    const auto room = rooms.find(expert);
+    which.push_back(room == rooms.end() ? local_before(expert) : room->second);
+  }
+  if (!std::ranges::equal(mine, to.experts_of(comm.rank()))) experts.rearrange(which);
+  return moves;
+}
 
 }  // namespace
 
@@ -97,14 +80,12 @@ void require_equal_packing(const ModelConfig& config, DType type, const Communic
                   "moving experts between ranks", "run on CPUs of one kind, or without --rebalance-every");
 }
 
-ExpertMoves move_experts(Weights& weights, const ModelConfig& config, const ExpertPlacement& from,
-                         const ExpertPlacement& to, DType type, const Communicator& comm) {
+ExpertMoves move_experts(Weights& weights, const ExpertPlacement& from, const ExpertPlacement& to,
+                         const Communicator& comm) {
   ExpertMoves mine;
   for (Layer& layer : weights.layers) {
     if (layer.moe_layer < 0) continue;
-    const ExpertMoves moved =
-        LayerMove(layer.experts->on_cpu(), from.layer(layer.moe_layer), to.layer(layer.moe_layer), comm.rank())
-            .run(config, type, comm);
+    const ExpertMoves moved = move_layer(*layer.experts, from.layer(layer.moe_layer), to.layer(layer.moe_layer), comm);
     mine.experts += moved.experts;
     mine.bytes += moved.bytes;
   }

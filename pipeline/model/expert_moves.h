@@ -21,9 +21,10 @@ struct ExpertMoves {
 void require_equal_packing(const ModelConfig& config, DType type, const Communicator& comm);
 
 /// Collective. Turns the experts that `from` gives each rank into those of `to`: ranks send each other what they lack,
-/// packed as it is, layer by layer, so that a layer's incoming experts are all the memory it takes. Where an expert has
-/// several copies, its receivers are dealt to them in turn. `to` has the model's shape and as many ranks as `from`.
-ExpertMoves move_experts(Weights& weights, const ModelConfig& config, const ExpertPlacement& from,
-                         const ExpertPlacement& to, DType type, const Communicator& comm);
+/// layer by layer, so that a layer's incoming experts are all the memory it takes of CPUs; a GPU holds that layer's
+/// experts before and after at once. Where an expert has several copies, its receivers are dealt to them in turn. `to`
+/// has the model's shape and as many ranks as `from`.
+ExpertMoves move_experts(Weights& weights, const ExpertPlacement& from, const ExpertPlacement& to,
+                         const Communicator& comm);
 
 }  // namespace switchyard

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "parallel/device/device_memory.h"
 #include "parallel/error.h"
 #include "pipeline/kernels/cpu.h"
 #include "pipeline/model/backend.h"
@@ -244,9 +245,22 @@ KvCache Model::make_cache(std::span<const std::int64_t> most_tokens) const {
   return {state_->config, most_tokens, state_->type, state_->backend->device()};
 }
 
-std::span<const GatedFfn> Model::local_experts(int moe_layer) const {
+void Model::force_experts(
+    int moe_layer, TensorView rows,
+    const std::function<void(int local_expert, TensorView states, TensorView outputs)>& on_expert) const {
   const auto index = static_cast<std::size_t>(state_->config.moe_layers[static_cast<std::size_t>(moe_layer)]);
-  return state_->weights.layers[index].experts->on_cpu();
+  const Experts& experts = *state_->weights.layers[index].experts;
+  const bool on_gpu = state_->backend->device() == Device::gpu;
+  const Tensor uploaded = on_gpu ? copy_to(Device::gpu, rows) : Tensor();
+  const TensorView there = on_gpu ? uploaded : rows;
+  const auto to_host = [&](Tensor made) { return on_gpu ? copy_to(Device::cpu, made) : std::move(made); };
+  std::vector<std::int32_t> counts(experts.size());
+  for (std::size_t e = 0; e < experts.size(); ++e) {
+    counts[e] = static_cast<std::int32_t>(rows.rows());
+    const Tensor states = to_host(experts.gate_states(there, e));
+    on_expert(static_cast<int>(e), states, to_host(experts.run(there, counts)));
+    counts[e] = 0;
+  }
 }
 
 Tensor Model::logits(TensorView x, std::span<const std::int32_t> rows) const {
@@ -261,10 +275,9 @@ const ExpertPlacement& Model::placement() const { return state_->placement; }
 ExpertMoves Model::move_experts(const ExpertPlacement& placement) {
   State& s = *state_;
   check_placement(s.config, placement, s.comm->size());
-  if (s.backend->device() != Device::cpu)
-    throw Error("experts move between ranks on CPUs alone", {}, "use --device cpu, or keep the placement");
-  if (!std::exchange(s.equal_packing_checked, true)) require_equal_packing(s.config, s.type, *s.comm);
-  const ExpertMoves moves = switchyard::move_experts(s.weights, s.config, s.placement, placement, s.type, *s.comm);
+  if (s.backend->device() == Device::cpu && !std::exchange(s.equal_packing_checked, true))
+    require_equal_packing(s.config, s.type, *s.comm);
+  const ExpertMoves moves = switchyard::move_experts(s.weights, s.placement, placement, *s.comm);
   s.placement = placement;
   return moves;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -9,7 +10,6 @@
 #include "parallel/communicator.h"
 #include "parallel/expert_placement.h"
 #include "parallel/expert_transport.h"
-#include "pipeline/kernels/gated_ffn.h"
 #include "pipeline/model/attention_kernel.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/expert_moves.h"
@@ -69,8 +69,12 @@ class Model {
   TokenLosses head(TensorView x, const Batch& batch);
   /// A cache for sequences of at most so many tokens.
   KvCache make_cache(std::span<const std::int64_t> most_tokens) const;
-  /// The experts of a MoE layer that this rank holds, ascending.
-  std::span<const GatedFfn> local_experts(int moe_layer) const;
+  /// What each expert of a MoE layer that this rank holds, ascending, makes of rows [n, d_model] of the experts' type,
+  /// in host memory, wherever a router would send them. on_expert gets its number on this rank, intermediate states
+  /// activation(gate * x) [n, d_ff] f32 and outputs [n, d_model] as in a forward pass, in host memory. Not collective.
+  void force_experts(
+      int moe_layer, TensorView rows,
+      const std::function<void(int local_expert, TensorView states, TensorView outputs)>& on_expert) const;
 
   /// Output logits [m, vocabulary] f32, in host memory, of rows of the last layer's hidden state x [n, d_model] f32.
   /// Not collective. For a few rows: forward never holds a batch's logits.

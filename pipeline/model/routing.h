@@ -49,6 +49,10 @@ struct Routing {
 /// Throws the Error of a router's logit that is not a finite number; where: says which router.
 [[noreturn]] void throw_not_finite(const std::string& where, std::int64_t token);
 
+/// Copies a GPU's ids, weights and probabilities to ids, weights and probabilities of the host, and waits for them.
+/// Throws as Router::route, of which where is. Does nothing to a CPU's.
+void bring_to_host(Routing& routing, const std::string& where);
+
 /// Sees the forward pass as it goes by, layers ascending, and may change where tokens go. Most observers care for
 /// little.
 class RoutingObserver {

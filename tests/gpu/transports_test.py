@@ -1,4 +1,4 @@
-"""On a GPU, the record does not depend on ranks, transport, placement, halves or batch size, in f32 nor in bf16. Ranks share a GPU where there are too few."""
+"""On a GPU, the record does not depend on ranks, transport, placement, moves of experts, halves or batch size, in f32 nor in bf16. Ranks share a GPU where there are too few."""
 
 import json
 import os
@@ -32,7 +32,7 @@ class Transports(support.TestCase):
         copies.write_text(json.dumps({"rank_of_expert": [[[0, 1, 2], 0, 1, 2, [1, 2], 0, 1, 2]] * 6, "n_ranks": 3}))
         for name, ranks, *options in (("nccl", 1, "--transport", "nccl", "--batch-tokens", 500), ("mpi", 1, "--transport", "mpi", "--batch-tokens", 4096),
                                       ("two", 2, "--transport", "mpi", "--batch-tokens", 400), ("whole", 2, "--transport", "mpi", "--overlap", "off"),
-                                      ("three", 3, "--transport", "mpi", "--placement", copies), ("four", 4, "--transport", "mpi", "--batch-tokens", 300)):
+                                      ("three", 3, "--transport", "mpi", "--placement", copies), ("moving", 3, "--transport", "mpi", "--rebalance-every", 1), ("four", 4, "--transport", "mpi", "--batch-tokens", 300)):
             with self.subTest(name):
                 out = self.route(name, *options, *precision, ranks=ranks)
                 self.assert_same_rows(one / "routing.h5", out / "routing.h5")

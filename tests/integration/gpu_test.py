@@ -277,6 +277,37 @@ class Gpu(support.TestCase):
                 np.testing.assert_array_equal(values, two[name], name)
                 np.testing.assert_allclose(values, cpu[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
+    def test_a_probe_is_near_that_of_the_cpu_and_the_same_on_any_number_of_ranks(self):
+        found = {}
+        for name, ranks, *options in (("one", 1), ("three", 3), ("cpu", 2, "--device", "cpu")):
+            done = self.switchyard("probe", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "-o", self.folder / f"{name}.h5", "--context", 32,
+                                   "--batch-tokens", 64, "--precision", "f32", *options, ranks=ranks, timeout=300)
+            self.assertNotIn("fake GPU:", done.stderr)
+            self.assertEqual("GPU memory in GiB, first GPU: fake GPU" in done.stderr, name != "cpu")
+            with h5py.File(self.folder / f"{name}.h5") as file:
+                found[name] = {}
+                file.visititems(lambda path, node, to=found[name]: to.__setitem__(path, node[...]) if isinstance(node, h5py.Dataset) and node.dtype.kind in "iuf" else None)
+        self.assertGreater(len(found["one"]), 8)
+        for name, values in found["one"].items():
+            np.testing.assert_array_equal(values, found["three"][name], name)
+            np.testing.assert_allclose(values, found["cpu"][name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+    def test_experts_move_from_gpu_to_gpu_while_a_run_goes_on(self):
+        for precision in ("f32", "bf16"):
+            fixed, _ = self.route(f"fixed-{precision}", precision=precision)
+            for ranks in (2, 3):
+                moving, done = self.route(f"moving-{precision}-{ranks}", "--rebalance-every", 1, precision=precision, ranks=ranks)
+                self.assert_same_rows(fixed / "routing.h5", moving / "routing.h5")
+                self.assertRegex(done.stdout, r"(?m)^experts placed anew [1-9]\d* times: [1-9]\d* moved ")
+        self.switchyard("synth", "--out", self.folder / "one-layer", "--layers", 1, "--d-model", 512, "--d-ff", 4096, "--heads", 2, "--kv-heads", 1, "--vocabulary", 200)
+        plans = []
+        for options in ((), ("--rebalance-every", 1)):
+            done = self.switchyard("route", "--model", self.folder / "one-layer", "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "none", "--context", 32,
+                                   "--batch-tokens", 64, "--dry-run", *options, ranks=2)
+            plans.append(float(re.search(r"(?m)^rank 0 +\S+ +(\S+)", done.stderr).group(1)))
+        self.assertGreater(plans[0], 0.03)
+        self.assertAlmostEqual(plans[1], 2 * plans[0], delta=0.02)  # a layer's experts before and after
+
     def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(self):
         for words in (("--dry-run",), ()):
             done = support.run("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "big", "--context", 32,
@@ -308,14 +339,10 @@ class Gpu(support.TestCase):
         self.assertRegex(done.stdout, r"(?m)^experts in bf16 by cudnn +cannot be measured: ")
 
     def test_what_cannot_be_is_refused_with_the_remedy(self):
-        inputs = ["--model", self.model, "--corpus", f"t={self.corpus},id=id", "--context", 32]
-        base = [*inputs, "--out", self.folder / "no"]
-        for command, options, text in (
-                ("route", ["--device", "tpu"], "give cpu or gpu"),
-                ("route", ["--device", "cpu", "--transport", "nccl"], "use --transport mpi, or --device gpu"),
-                ("route", ["--rebalance-every", 1], "use --device cpu"),
-                ("probe", ["--device", "gpu"], "it can do on the CPU alone")):
-            done = support.run(command, *(base if command == "route" else [*inputs, "-o", self.folder / "no.h5"]), *options)
+        base = ["--model", self.model, "--corpus", f"t={self.corpus},id=id", "--context", 32, "--out", self.folder / "no"]
+        for options, text in ((["--device", "tpu"], "give cpu or gpu"),
+                              (["--device", "cpu", "--transport", "nccl"], "use --transport mpi, or --device gpu")):
+            done = support.run("route", *base, *options)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertIn(text, done.stderr)
         done = support.run("route", *base, "--transport", "nccl", ranks=2)

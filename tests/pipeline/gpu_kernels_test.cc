@@ -373,8 +373,10 @@ Tensor expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind kin
   const Tensor rows = random_tensor(700, kWidth, 14, DType::bf16);
   const Tensor gate_up = random_weights(kExperts * 2 * kInner, kWidth, 15, DType::bf16);
   const Tensor down = random_weights(kExperts * kWidth, kInner, 16, DType::bf16);
+  const Tensor gate_up_there = on_gpu(gate_up);
+  const Tensor down_there = on_gpu(down);
   const gpu::GatedExperts experts =
-      make_gated_experts(kind, {on_gpu(gate_up), kExperts}, {on_gpu(down), kExperts}, activation);
+      make_gated_experts(kind, {gate_up_there, kExperts}, {down_there, kExperts}, activation);
   const std::vector<std::int32_t> rows_per_expert = {1, 0, 642, 57};
   Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
   std::int64_t row = 0;

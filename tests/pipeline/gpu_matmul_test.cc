@@ -78,7 +78,8 @@ void expect_rows_to_meet_the_weights_of_their_expert(MakeGroupedMatmul make, DTy
                                                      std::int64_t n_in) {
   constexpr std::int64_t kExperts = 5;
   const Tensor weights = random_tensor(in, kExperts * n_out, n_in, 3);
-  const auto experts = make({copy_to(Device::gpu, weights), kExperts}, out);
+  const Tensor on_gpu = copy_to(Device::gpu, weights);
+  const auto experts = make({on_gpu, kExperts}, out);
   const std::vector<std::int32_t> rows_per_expert = {3, 0, 1, 70, 0};
   const Tensor rows = random_tensor(in, 74, n_in, 4);
   const Tensor found = copy_to(Device::cpu, experts->run(copy_to(Device::gpu, rows), rows_per_expert));
@@ -132,10 +133,11 @@ TEST_P(GpuMatmulTest, GatedProductsAreThoseOfTheirExpert) {
   const std::vector<std::int32_t> rows_per_expert = {3, 0, 60, 1};
   const Tensor weights = random_tensor(DType::bf16, kExperts * 2 * kInner, 16, 5);
   const Tensor rows = random_tensor(DType::bf16, 64, 16, 6);
-  const auto stacked = [&] { return gpu::StackedWeights{copy_to(Device::gpu, weights), kExperts}; };
+  const Tensor on_gpu = copy_to(Device::gpu, weights);
+  const gpu::StackedWeights stacked = {on_gpu, kExperts};
   for (const Activation activation : {Activation::silu, Activation::gelu}) {
-    const auto gated = gpu::make_cutlass_gated_product(stacked(), activation);
-    const auto apart = gpu::make_gated_product(gpu::make_cutlass_grouped_matmul(stacked(), GetParam()), activation);
+    const auto gated = gpu::make_cutlass_gated_product(stacked, activation);
+    const auto apart = gpu::make_gated_product(gpu::make_cutlass_grouped_matmul(stacked, GetParam()), activation);
     const Tensor found = copy_to(Device::cpu, gated->run(copy_to(Device::gpu, rows), rows_per_expert));
     const Tensor by_steps = copy_to(Device::cpu, apart->run(copy_to(Device::gpu, rows), rows_per_expert));
     ASSERT_EQ(found.dtype(), DType::bf16);

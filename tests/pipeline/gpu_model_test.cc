@@ -17,6 +17,7 @@
 #include "pipeline/model/model.h"
 #include "pipeline/synth.h"
 #include "tests/support/error_text.h"
+#include "tests/support/f32_matrix.h"
 #include "tests/support/golden_bounds.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/gpu_faults.h"
@@ -170,7 +171,7 @@ TEST(GpuModelTest, AnEmptyBatchGivesNothing) {
 class ToTheNextExperts : public KeepAll {
  public:
   void decide(int /*moe_layer*/, Routing& routing) override {
-    testing_support::bring_choices(routing);
+    bring_to_host(routing, "test");
     const auto n_experts = static_cast<std::int32_t>(routing.logits.cols());
     for (std::int32_t& id : routing.ids) id = (id + 1) % n_experts;
     for (float& weight : routing.weights) weight /= 2;
@@ -295,11 +296,31 @@ TEST(GpuModelTest, WeightsTakeWhatThePlanSays) {
   EXPECT_GT(plan.activation_bytes, plan_for(Device::cpu).activation_bytes);
 }
 
-TEST(GpuModelTest, WhatRunsOnTheCpuAloneSaysSo) {
+TEST(GpuModelTest, ForcedExpertsAreNearTheCpus) {
   if (!is_alone()) GTEST_SKIP();
-  OneRank one(GoldenModel("golden/mixtral").folder(), Precision::f32, Device::gpu);
-  EXPECT_THAT(testing::error_text([&] { static_cast<void>(one.model().local_experts(0)); }),
-              HasSubstr("use --device cpu"));
+  for (const char* folder : {"golden/mixtral", "golden/grok1"}) {  // SiLU, GELU
+    OneRank on_gpu(GoldenModel(folder).folder(), Precision::f32, Device::gpu);
+    OneRank on_cpu(GoldenModel(folder).folder(), Precision::f32);
+    const ModelConfig& config = on_cpu.model().config();
+    const Tensor rows = testing_support::random_matrix(37, config.d_model, 9);
+    std::vector<std::vector<float>> expected;
+    on_cpu.model().force_experts(1, rows, [&](int, TensorView states, TensorView outputs) {
+      expected.push_back(testing_support::values_of(states));
+      expected.push_back(testing_support::values_of(outputs));
+    });
+    int experts = 0;
+    on_gpu.model().force_experts(1, rows, [&](int e, TensorView states, TensorView outputs) {
+      EXPECT_EQ(e, experts++);
+      const auto at = static_cast<std::size_t>(e) * 2;
+      EXPECT_LT(testing_support::relative_error(testing_support::values_of(states), expected[at]).largest, 1e-4);
+      EXPECT_LT(testing_support::relative_error(testing_support::values_of(outputs), expected[at + 1]).largest, 1e-4);
+    });
+    EXPECT_EQ(experts, config.n_experts);
+    EXPECT_EQ(expected[0].size(), 37U * static_cast<std::size_t>(config.d_ff));
+    on_gpu.model().force_experts(1, rows.rows(0, 0), [&](int, TensorView states, TensorView outputs) {
+      EXPECT_EQ(states.rows() + outputs.rows(), 0);
+    });
+  }
 }
 
 /// GPU memory that knows what was taken of it.
@@ -375,6 +396,11 @@ RanksCase in_halves(RanksCase test) {
   return test;
 }
 
+RanksCase with_moves(RanksCase test) {
+  test.moves = true;
+  return test;
+}
+
 INSTANTIATE_TEST_SUITE_P(All, GpuModelRanks,
                          ::testing::Values(on_gpu("golden/mixtral", "local", "contiguous", Precision::f32),
                                            on_gpu("golden/mixtral", "mpi", "round-robin", Precision::f32),
@@ -385,7 +411,10 @@ INSTANTIATE_TEST_SUITE_P(All, GpuModelRanks,
                                            on_gpu("golden/grok1", "nccl", "contiguous", Precision::f32),
                                            in_halves(on_gpu("golden/mixtral", "mpi", "contiguous", Precision::f32)),
                                            in_halves(on_gpu("golden/mixtral", "nccl", "round-robin", Precision::bf16)),
-                                           in_halves(on_gpu("golden/deepseek", "nccl", "replicas", Precision::f32))));
+                                           in_halves(on_gpu("golden/deepseek", "nccl", "replicas", Precision::f32)),
+                                           with_moves(on_gpu("golden/mixtral", "mpi", "contiguous", Precision::f32)),
+                                           with_moves(on_gpu("golden/deepseek", "mpi", "replicas", Precision::bf16)),
+                                           with_moves(on_gpu("golden/grok1", "nccl", "contiguous", Precision::f32))));
 
 }  // namespace
 }  // namespace switchyard

@@ -130,24 +130,21 @@ TEST_P(ForcedExperts, AreThoseOfOneRank) {
             std::vector<float> token(static_cast<std::size_t>(config.n_experts * width));
             for (std::int64_t t = 0; t < outputs.n_tokens(); ++t, ++tokens) {
               outputs.copy_token(t, token.data());
-              const std::int32_t one = 1;
-              for (int e = 0; e < config.n_experts; ++e) {
-                const Tensor expected =
-                    run_experts(rows.rows(tokens, tokens + 1), std::span(&one, 1),
-                                whole.local_experts(kLayer).subspan(static_cast<std::size_t>(e), 1));
+              whole.force_experts(kLayer, rows.rows(tokens, tokens + 1), [&](int e, TensorView, TensorView expected) {
                 for (std::int64_t i = 0; i < width; ++i) {
                   const auto at = static_cast<std::size_t>(i);
                   const float value =
                       type == DType::f32 ? expected.row<float>(0)[at] : static_cast<float>(expected.row<Bf16>(0)[at]);
                   ASSERT_EQ(token[static_cast<std::size_t>(e * width + i)], value) << tokens << " " << e << " " << i;
                 }
-              }
+              });
             }
           },
   };
   run_forced_experts(model, placement.layer(kLayer), kLayer, rows, sink, comm, test.chunk_bytes);
   EXPECT_EQ(tokens, n);
-  EXPECT_EQ(states_seen, comm.sum(n) * static_cast<std::int64_t>(model.local_experts(kLayer).size()));
+  EXPECT_EQ(states_seen,
+            comm.sum(n) * static_cast<std::int64_t>(placement.layer(kLayer).experts_of(comm.rank()).size()));
   EXPECT_EQ(chunks, n == 0 ? 0 : test.chunk_bytes == 1 ? n : 1);
 }
 

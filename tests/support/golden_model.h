@@ -17,7 +17,6 @@
 #include "io/safetensors.h"
 #include "parallel/device/device_memory.h"
 #include "pipeline/model/model.h"
-#include "tests/support/f32_matrix.h"
 
 namespace switchyard::testing_support {
 
@@ -64,12 +63,6 @@ class GoldenModel {
   SafetensorsFile golden_;
 };
 
-/// Copies a GPU's ids and weights to the host.
-inline void bring_choices(Routing& routing) {
-  routing.ids = routing.gpu_ids.to_host();
-  routing.weights = values_of(routing.gpu_weights);
-}
-
 /// Makes a GPU's ids and weights those of the host.
 inline void take_choices(Routing& routing) {
   routing.gpu_ids = DeviceArray<std::int32_t>(std::span<const std::int32_t>(routing.ids));
@@ -81,8 +74,8 @@ class KeepAll : public RoutingObserver {
  public:
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
     layers_in_order = layers_in_order && moe_layer == static_cast<int>(routings.size());
-    if (routing.gpu_weights.device() == Device::gpu) bring_choices(routing);
-    for (Tensor* column : {&routing.logits, &routing.probabilities, &routing.figures})
+    bring_to_host(routing, "MoE layer " + std::to_string(moe_layer));
+    for (Tensor* column : {&routing.logits, &routing.figures})
       if (column->device() == Device::gpu) *column = copy_to(Device::cpu, *column);
     routings.push_back(std::move(routing));
   }

@@ -22,6 +22,13 @@ __global__ void __launch_bounds__(kThreads) activate_kernel(const In* gate_up, i
   }
 }
 
+/// One thread an element.
+template <Activation kActivation>
+__global__ void __launch_bounds__(kThreads) activate_gate_kernel(float* gate, std::int64_t n) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < n) gate[i] = kActivation == Activation::silu ? cores::silu(gate[i]) : cores::gelu(gate[i]);
+}
+
 template <typename In, typename Out>
 void launch(TensorView gate_up, Activation activation, Tensor& out) {
   with_packs(out.cols(), [&]<int kWidth>(Width<kWidth>) {
@@ -47,6 +54,15 @@ Tensor activate(TensorView gate_up, Activation activation, DType out) {
               : launch<float, float>(gate_up, activation, activated);
   }
   return activated;
+}
+
+void activate(Tensor& gate, Activation activation) {
+  const std::int64_t n = gate.rows() * gate.cols();
+  if (n == 0) return;
+  const auto kernel =
+      activation == Activation::silu ? activate_gate_kernel<Activation::silu> : activate_gate_kernel<Activation::gelu>;
+  kernel<<<blocks_for(n, kThreads), kThreads, 0, compute_stream().handle()>>>(gate.data<float>(), n);
+  check_launch("activate_gate_kernel");
 }
 
 }  // namespace switchyard::gpu

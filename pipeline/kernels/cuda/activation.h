@@ -9,4 +9,7 @@ namespace switchyard::gpu {
 /// compute stream.
 Tensor activate(TensorView gate_up, Activation activation, DType out);
 
+/// gate f32 becomes activation(gate), in the compute stream.
+void activate(Tensor& gate, Activation activation);
+
 }  // namespace switchyard::gpu

@@ -28,7 +28,7 @@ class ActivatedProduct : public GatedProduct {
 class CutlassGatedProduct : public GatedProduct {
  public:
   CutlassGatedProduct(StackedWeights gate_up, Activation activation)
-      : gate_up_(std::move(gate_up)),
+      : gate_up_(gate_up),
         activation_(activation),
         d_ff_(gate_up_.n_out() / 2),
         strides_(gate_up_.n_experts, gate_up_.n_in(), d_ff_) {
@@ -66,7 +66,7 @@ std::unique_ptr<GatedProduct> make_gated_product(std::unique_ptr<GroupedMatmul> 
 }
 
 std::unique_ptr<GatedProduct> make_cutlass_gated_product(StackedWeights gate_up, Activation activation) {
-  return std::make_unique<CutlassGatedProduct>(std::move(gate_up), activation);
+  return std::make_unique<CutlassGatedProduct>(gate_up, activation);
 }
 
 }  // namespace switchyard::gpu

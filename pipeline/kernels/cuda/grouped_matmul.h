@@ -18,9 +18,10 @@ class GroupedMatmul {
   virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) = 0;
 };
 
-/// Weights of experts of one shape, in GPU memory, one after another: [n_experts * n_out, n_in].
+/// Weights of experts of one shape, in GPU memory, one after another: [n_experts * n_out, n_in]. They outlive what is
+/// made of them.
 struct StackedWeights {
-  Tensor weights;
+  TensorView weights;
   std::int64_t n_experts = 0;
 
   std::int64_t n_out() const { return weights.rows() / n_experts; }

@@ -10,7 +10,7 @@ namespace {
 class LoopOfProducts : public GroupedMatmul {
  public:
   LoopOfProducts(StackedWeights weights, DType out)
-      : weights_(std::move(weights)),
+      : weights_(weights),
         out_(out),
         product_(PinnedProduct::get({weights_.n_out(), weights_.n_in(), weights_.weights.dtype(), out, false})) {}
 
@@ -39,7 +39,7 @@ class LoopOfProducts : public GroupedMatmul {
 }  // namespace
 
 std::unique_ptr<GroupedMatmul> make_cublaslt_grouped_matmul(StackedWeights weights, DType out) {
-  return std::make_unique<LoopOfProducts>(std::move(weights), out);
+  return std::make_unique<LoopOfProducts>(weights, out);
 }
 
 }  // namespace switchyard::gpu

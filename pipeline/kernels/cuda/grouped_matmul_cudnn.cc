@@ -28,7 +28,7 @@ const CudnnGraph& graph_of(const GroupedGraphShape& shape, const std::string& pl
 class CudnnGroupedMatmul : public GroupedMatmul {
  public:
   CudnnGroupedMatmul(StackedWeights weights, DType out)
-      : weights_(std::move(weights)), out_(out), chosen_(&graph_of(shape_for(kTypicalRows), {})) {}
+      : weights_(weights), out_(out), chosen_(&graph_of(shape_for(kTypicalRows), {})) {}
 
   Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) override {
     assert(static_cast<std::int64_t>(rows_per_expert.size()) == weights_.n_experts);
@@ -82,7 +82,7 @@ void check_cudnn_grouped_matmul(std::int64_t n_experts, std::int64_t n_out, std:
 }
 
 std::unique_ptr<GroupedMatmul> make_cudnn_grouped_matmul(StackedWeights weights, DType out) {
-  return std::make_unique<CudnnGroupedMatmul>(std::move(weights), out);
+  return std::make_unique<CudnnGroupedMatmul>(weights, out);
 }
 
 }  // namespace switchyard::gpu

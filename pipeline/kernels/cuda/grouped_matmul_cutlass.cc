@@ -11,7 +11,7 @@ namespace {
 class CutlassGroupedMatmul : public GroupedMatmul {
  public:
   CutlassGroupedMatmul(StackedWeights weights, DType out)
-      : weights_(std::move(weights)), out_(out), strides_(weights_.n_experts, weights_.n_in(), weights_.n_out()) {
+      : weights_(weights), out_(out), strides_(weights_.n_experts, weights_.n_in(), weights_.n_out()) {
     assert(weights_.n_in() % kCutlassMultiple == 0 && weights_.n_out() % kCutlassMultiple == 0);
   }
 
@@ -35,7 +35,7 @@ class CutlassGroupedMatmul : public GroupedMatmul {
 }  // namespace
 
 std::unique_ptr<GroupedMatmul> make_cutlass_grouped_matmul(StackedWeights weights, DType out) {
-  return std::make_unique<CutlassGroupedMatmul>(std::move(weights), out);
+  return std::make_unique<CutlassGroupedMatmul>(weights, out);
 }
 
 }  // namespace switchyard::gpu

@@ -77,8 +77,7 @@ gpu::GatedExperts make_gated_experts(GroupedMatmulKind kind, gpu::StackedWeights
                                      Activation activation) {
   const DType type = down.weights.dtype();
   const auto by = [&](auto make) {
-    return gpu::GatedExperts{gpu::make_gated_product(make(std::move(gate_up), DType::f32), activation),
-                             make(std::move(down), type)};
+    return gpu::GatedExperts{gpu::make_gated_product(make(gate_up, DType::f32), activation), make(down, type)};
   };
   switch (kind) {
     case GroupedMatmulKind::cudnn:
@@ -86,8 +85,7 @@ gpu::GatedExperts make_gated_experts(GroupedMatmulKind kind, gpu::StackedWeights
     case GroupedMatmulKind::cutlass:
       return by(gpu::make_cutlass_grouped_matmul);
     case GroupedMatmulKind::cutlass_gated:
-      return {gpu::make_cutlass_gated_product(std::move(gate_up), activation),
-              gpu::make_cutlass_grouped_matmul(std::move(down), type)};
+      return {gpu::make_cutlass_gated_product(gate_up, activation), gpu::make_cutlass_grouped_matmul(down, type)};
     default:
       return by(gpu::make_cublaslt_grouped_matmul);
   }
@@ -97,14 +95,13 @@ std::vector<GroupedMatmulSpeed> measure_grouped_matmuls(const ExpertShape& exper
                                                         int repetitions) {
   const std::vector<std::int32_t> counts = spread_evenly(rows, experts.n_experts);
   const Tensor in = random_on_gpu(rows, experts.d_model);
-  const auto weights = [&](std::int64_t n_out, std::int64_t n_in) {
-    return gpu::StackedWeights{random_on_gpu(experts.n_experts * n_out, n_in), experts.n_experts};
-  };
+  const Tensor gate_up = random_on_gpu(experts.n_experts * 2 * experts.d_ff, experts.d_model);
+  const Tensor down = random_on_gpu(experts.n_experts * experts.d_model, experts.d_ff);
   std::vector<GroupedMatmulSpeed> speeds;
   for (const GroupedMatmulKind kind : kGroupedMatmulKinds) {
     if (why_not(kind, experts)) continue;
-    const gpu::GatedExperts layer = make_gated_experts(kind, weights(2 * experts.d_ff, experts.d_model),
-                                                       weights(experts.d_model, experts.d_ff), experts.activation);
+    const gpu::GatedExperts layer =
+        make_gated_experts(kind, {gate_up, experts.n_experts}, {down, experts.n_experts}, experts.activation);
     speeds.push_back({kind, median_seconds(layer, in, counts, repetitions)});
   }
   return speeds;

@@ -37,4 +37,11 @@ Tensor activate(TensorView gate_up, Activation activation, DType out) {
   return activated;
 }
 
+void activate(Tensor& gate, Activation activation) {
+  fake_gpu::launch({gate.bytes()}, [=, values = gate.data<float>(), n = gate.rows() * gate.cols()] {
+    for (std::int64_t i = 0; i < n; ++i)
+      values[i] = activation == Activation::silu ? cores::silu(values[i]) : cores::gelu(values[i]);
+  });
+}
+
 }  // namespace switchyard::gpu
