@@ -89,6 +89,13 @@ std::optional<Reason> first_reason(const std::string& mine, const Communicator& 
   return Reason{found - reasons.begin(), *found};
 }
 
+std::string grouped_matmul_kinds() {
+  std::string names;
+  for (const GroupedMatmulKind kind : kGroupedMatmulKinds)
+    names += (names.empty() ? "" : ", ") + std::string(name_of(kind));
+  return names;
+}
+
 /// What a rank's GPU is to hold, bytes.
 struct GpuNeed {
   std::uint64_t replicated, experts, activations, transport, cache, record, free;  // transport: a part of activations
@@ -187,7 +194,7 @@ void choose_grouped_matmul(ComputeDevice& device, const OptionParser& parser, co
       std::ranges::find_if(kGroupedMatmulKinds, [&](GroupedMatmulKind one) { return name_of(one) == text; });
   if (kind == kGroupedMatmulKinds.end())
     throw UsageError("unknown grouped product '" + text + "'", "--grouped-matmul",
-                     "give cublaslt, cudnn, cutlass or cutlass-gated");
+                     "give one of " + grouped_matmul_kinds());
   if (!device.on_gpu())
     throw UsageError("chooses between kernels of GPUs, and this run is on CPUs", "--grouped-matmul", "leave it out");
   if (*kind != GroupedMatmulKind::cublaslt && device.precision == Precision::f32)

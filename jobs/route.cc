@@ -27,6 +27,7 @@
 #include "parallel/error.h"
 #include "parallel/expert_transport.h"
 #include "parallel/stop_signal.h"
+#include "pipeline/continued_placement.h"
 #include "pipeline/model/model.h"
 #include "pipeline/model/model_flops.h"
 #include "pipeline/recorder.h"
@@ -75,8 +76,9 @@ OptionParser make_parser() {
   add("block-tokens", po::value<std::int64_t>()->default_value(1 << 18), "tokens of a block, the unit of restart");
   add("rebalance-every", po::value<std::uint64_t>()->default_value(0)->value_name("N"),
       "after every N blocks, place experts anew by the steps since the last time, and send those that move from rank "
-      "to "
-      "rank; rows stay the same (0: experts stay where --placement puts them)");
+      "to rank; rows stay the same; a run that is continued on as many ranks finds them where they were (0: experts "
+      "stay "
+      "where --placement puts them)");
   add("rebalance-method", po::value<std::string>()->default_value("search")->value_name("NAME"),
       "how: contiguous, round_robin, greedy, eplb or search, see `place --help`");
   add("commit-seconds", po::value<double>()->default_value(60),
@@ -107,6 +109,7 @@ class RouteJob {
   GenerationOptions generation_options() const;
   RebalanceOptions rebalance_options() const;
   ModelMemory with_moves(ModelMemory memory) const;
+  ModelMemory plan(const ExpertPlacement& placement) const;
   int say_stopped(std::size_t n_segments) const;
   void finish(const RouteOutcome& outcome) const;
 
@@ -218,12 +221,18 @@ std::uint64_t RouteJob::record_bytes() const {
   return Recorder::gpu_bytes(in_.facts, token_tables_, in_.batch_tokens, generation_.tokens > 0);
 }
 
+/// Collective. What this rank needs, once it is known that this and the placing anew can be done.
+ModelMemory RouteJob::plan(const ExpertPlacement& placement) const {
+  static_cast<void>(rebalance_task(rebalance_, placement, in_.binding.nodes));
+  const ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
+  if (in_.device.on_gpu())
+    plan_gpu_memory(in_.device, with_moves(memory), cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
+  return memory;
+}
+
 int RouteJob::dry_run() const {
   const ExpertPlacement placement = in_.placement();
-  const ModelMemory mine = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
-  const std::vector<ModelMemory> ranks = comm_.all_gather(mine);
-  if (in_.device.on_gpu())
-    plan_gpu_memory(in_.device, with_moves(mine), cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
+  const std::vector<ModelMemory> ranks = comm_.all_gather(plan(placement));
   if (comm_.rank() != 0) return 0;
   if (parser_.has("stage-to"))
     std::cout << "each node copies the checkpoint to " << parser_.get<std::string>("stage-to")
@@ -264,10 +273,8 @@ int RouteJob::dry_run() const {
 }
 
 int RouteJob::run() {
-  const ExpertPlacement placement = in_.placement();
-  const ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
-  if (in_.device.on_gpu())
-    plan_gpu_memory(in_.device, with_moves(memory), cache_bytes(), record_bytes(), parser_.flag("quiet"), comm_);
+  ExpertPlacement placement = in_.placement();
+  const ModelMemory memory = plan(placement);
   // Rank 0 opens OUT; all learn where to begin.
   std::optional<RunLock> lock;
   std::vector<SegmentEntry> committed;
@@ -278,6 +285,11 @@ int RouteJob::run() {
   SourcePosition start;
   if (!committed.empty()) start = SegmentDetails::parse(committed.back().details).next;
   start = comm_.broadcast(std::vector<SourcePosition>{start})[0];
+  if (rebalance_.every > 0) {
+    std::optional<std::filesystem::path> last;
+    if (!committed.empty()) last = out_ / committed.back().file;
+    placement = continued_placement(last, placement, comm_);
+  }
 
   std::ostringstream log_name;
   log_name << "rank-" << std::setw(4) << std::setfill('0') << comm_.rank() << ".log";

@@ -35,21 +35,28 @@ double balancedness_mean(const StepSlots& steps, std::span<const LayerPlan> plan
   return mean_over_layers(balance_over_steps(steps, plans, ranks, std::nullopt)).balancedness_mean;
 }
 
+bool have_somewhere_to_go(const ExpertPlacement& experts) {
+  return experts.n_layers() > 0 && experts.layer(0).n_ranks() > 1;
+}
+
 }  // namespace
 
-Rebalancer::Rebalancer(Model& model, const RebalanceOptions& options, const NodeMap& nodes, const Communicator& comm)
-    : model_(model),
-      options_(options),
-      task_{.ranks = comm.size(),
-            .nodes = even_nodes(nodes),
-            .replicas = model.placement().n_physical() - model.config().n_experts},
-      comm_(comm) {
-  if (comm.size() == 1 || model.placement().n_layers() == 0) options_.every = 0;  // experts have nowhere to go
-  if (options_.every == 0) return;
-  require_possible(task_, model.config().n_experts);
-  if (const auto why = why_undefined(options_.method, task_, model.config().n_experts))
-    throw UsageError(std::string(to_string(options_.method)) + " is not defined here: " + *why, "--rebalance-method",
+PlacementTask rebalance_task(const RebalanceOptions& options, const ExpertPlacement& placement, const NodeMap& nodes) {
+  if (options.every == 0 || !have_somewhere_to_go(placement)) return {};
+  const LayerPlacement& layer = placement.layer(0);
+  const int n_experts = layer.n_experts();
+  const PlacementTask task = {
+      .ranks = layer.n_ranks(), .nodes = even_nodes(nodes), .replicas = layer.n_physical() - n_experts};
+  require_possible(task, n_experts);
+  if (const auto why = why_undefined(options.method, task, n_experts))
+    throw UsageError(std::string(to_string(options.method)) + " is not defined here: " + *why, "--rebalance-method",
                      "give another method");
+  return task;
+}
+
+Rebalancer::Rebalancer(Model& model, const RebalanceOptions& options, const NodeMap& nodes, const Communicator& comm)
+    : model_(model), options_(options), task_(rebalance_task(options, model.placement(), nodes)), comm_(comm) {
+  if (!have_somewhere_to_go(model.placement())) options_.every = 0;
 }
 
 void Rebalancer::add(const RecordedBlocks& recorded) {

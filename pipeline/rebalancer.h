@@ -19,6 +19,11 @@ struct RebalanceOptions {
   SearchEffort effort;
 };
 
+/// What it places experts on, of that placement: with nodes of equally many ranks, in order, traffic between them
+/// counts as in `place`; else all ranks are taken for equally near. Throws UsageError when the method is not defined
+/// for the model's experts, copies and ranks.
+PlacementTask rebalance_task(const RebalanceOptions& options, const ExpertPlacement& placement, const NodeMap& nodes);
+
 /// One change of places.
 struct Rebalanced {
   ExpertMoves moves;
@@ -36,11 +41,10 @@ struct RebalanceTotals {
 };
 
 /// Places the experts of a running model anew, by the steps that were run since the last time. Rows do not depend on
-/// it. Every rank fits a share of the layers. With nodes of equally many ranks, in order, traffic between them counts
-/// as in `place`; else all ranks are taken for equally near.
+/// it. Every rank fits a share of the layers.
 class Rebalancer {
  public:
-  /// Throws UsageError when the method is not defined for the model's experts, copies and ranks.
+  /// Throws as rebalance_task.
   Rebalancer(Model& model, const RebalanceOptions& options, const NodeMap& nodes, const Communicator& comm);
 
   /// A block ended, on every rank.

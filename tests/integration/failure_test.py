@@ -93,6 +93,43 @@ class Failure(support.TestCase):
         self.assertGreaterEqual(stops, 1)
         self.assert_same_rows(reference / "routing.h5", out / "routing.h5")
 
+    def test_experts_are_where_they_were_when_a_run_goes_on(self):
+        corpus = self.write_text_corpus(documents=200)
+        out = self.folder / "moving"
+        moving = ["--rebalance-every", 1]
+        process = self.start(corpus, out, 2, *moving)
+        self.wait_for_segments(out, 4, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        self.kill_ranks(out)
+        process.communicate()
+        before = len(self.manifest(out))
+        for ranks in (2, 3):
+            known = len(self.manifest(out))
+            process = self.start(corpus, out, ranks, *moving)
+            self.wait_for_segments(out, known + 2, process)
+            self.assertIsNone(process.poll(), "the run was over too soon")
+            os.killpg(process.pid, signal.SIGKILL)
+            self.kill_ranks(out)
+            process.communicate()
+            places = []
+            for number in (0, known - 1, known):
+                with h5py.File(out / "segments" / f"segment-{number:06d}.h5") as file:
+                    places.append(file["dispatch/placement"][:].tolist())
+            if ranks == 2:
+                self.assertNotEqual(places[0], places[1])
+                self.assertEqual(places[1], places[2])
+            else:
+                self.assertEqual(places[2], [[0, 0, 1, 1, 1, 2, 2, 2]] * 6)
+        self.assertGreater(before, 3)
+
+    def test_a_method_that_is_not_defined_is_said_before_the_model_is_loaded(self):
+        corpus = self.write_text_corpus(documents=5)
+        for more in ((), ("--dry-run",)):
+            done = support.run(*self.options(corpus, self.folder / "none", "--rebalance-every", 1, "--rebalance-method", "eplb", *more), ranks=3)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("--rebalance-method: eplb is not defined here", done.stderr)
+        self.assertFalse((self.folder / "none").exists())
+
     def processes_of(self, out):
         """Process ids of the ranks whose command line names this OUT and that catch SIGUSR1, lowest first."""
         found = []
