@@ -298,6 +298,7 @@ class Gpu(support.TestCase):
             for ranks in (2, 3):
                 moving, done = self.route(f"moving-{precision}-{ranks}", "--rebalance-every", 1, precision=precision, ranks=ranks)
                 self.assert_same_rows(fixed / "routing.h5", moving / "routing.h5")
+                self.assert_same_tables(fixed / "stats.h5", moving / "stats.h5")
                 self.assertRegex(done.stdout, r"(?m)^experts placed anew [1-9]\d* times: [1-9]\d* moved ")
         self.switchyard("synth", "--out", self.folder / "one-layer", "--layers", 1, "--d-model", 512, "--d-ff", 4096, "--heads", 2, "--kv-heads", 1, "--vocabulary", 200)
         plans = []
