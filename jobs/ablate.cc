@@ -255,7 +255,7 @@ AblationOutcome AblateJob::ablate(AblationState& state) {
     plan_gpu_memory(in_.device, memory, 0, 0, parser_.flag("quiet"), comm_);
   }
   const std::unique_ptr<ExpertTransport> transport = make_transport(in_.device.transport, comm_);
-  Model model(in_.checkpoint, in_.config, placement, comm_, *transport, in_.model_options());
+  Model model = in_.load(placement, *transport).model;
   AblationSweep sweep(model, plan_);
   BlockSource source(in_.corpora, in_.corpus_files, in_.tokenizer.get(), block_options(), state.next, comm_);
   ProgressBar progress(in_.extents(), parser_.flag("quiet") || comm_.rank() != 0);

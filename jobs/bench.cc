@@ -13,6 +13,7 @@
 #include "jobs/command.h"
 #include "jobs/device.h"
 #include "jobs/format.h"
+#include "jobs/load_model.h"
 #include "jobs/machine.h"
 #include "jobs/options.h"
 #include "jobs/summary.h"
@@ -189,9 +190,8 @@ int run_bench(const Arguments& arguments) {
                     kRecorders * Recorder::gpu_bytes(facts, tables, parser.get<std::int64_t>("batch-tokens"), false),
                     false, comm);
   const auto transport = make_transport(device.transport, comm);
-  const auto load_start = Clock::now();
-  Model model(checkpoint, config, placement, comm, *transport, options);
-  const double load_seconds = std::chrono::duration<double>(Clock::now() - load_start).count();
+  LoadedModel loaded = load_model(checkpoint, config, placement, options, comm, *transport, false);
+  Model& model = loaded.model;
 
   const Batch batch = random_batch(parser.get<std::int64_t>("batch-tokens"), context, config.vocabulary,
                                    static_cast<std::uint64_t>(comm.rank()) + 1);
@@ -207,7 +207,7 @@ int run_bench(const Arguments& arguments) {
   if (comm.rank() == 0)
     std::printf("%s, %d ranks x %d threads, %s, context %lld, %.0f tokens a step, %.1f MFLOP/token, %s\n",
                 device.description().c_str(), comm.size(), threads, device.precision == Precision::f32 ? "f32" : "bf16",
-                static_cast<long long>(context), tokens, flops / 1e6, describe_load(memory, load_seconds).c_str());
+                static_cast<long long>(context), tokens, flops / 1e6, loaded.how_fast.c_str());
   const auto make_recorder = [&](RecordLevel level) {
     return std::make_unique<Recorder>(facts, level, tables, std::vector<std::uint8_t>{},
                                       facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),

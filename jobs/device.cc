@@ -252,10 +252,4 @@ std::unique_ptr<EnergyMeter> make_energy_meter(const ComputeDevice& device, bool
   return meter;
 }
 
-std::string describe_load(const ModelMemory& memory, double seconds) {
-  const auto bytes = static_cast<double>(memory.replicated_bytes + memory.expert_bytes);
-  return "loaded " + as_bytes_text(bytes) + " in " + as_duration(seconds) + ", " +
-         as_bytes_text(bytes / std::max(seconds, 1e-9)) + "/s";
-}
-
 }  // namespace switchyard

@@ -67,7 +67,4 @@ void plan_gpu_memory(const ComputeDevice& device, const ModelMemory& memory, std
 /// energy is not counted.
 std::unique_ptr<EnergyMeter> make_energy_meter(const ComputeDevice& device, bool quiet, const Communicator& comm);
 
-/// "loaded 93.4 GiB in 40.0 s, 2.3 GiB/s".
-std::string describe_load(const ModelMemory& memory, double seconds);
-
 }  // namespace switchyard

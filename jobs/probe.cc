@@ -145,7 +145,7 @@ int run_probe(const Arguments& arguments) {
     plan_gpu_memory(in.device, memory, 0, 0, parser.flag("quiet"), comm);
   }
   const std::unique_ptr<ExpertTransport> transport = make_transport(in.device.transport, comm);
-  Model model(in.checkpoint, in.config, placement, comm, *transport, in.model_options());
+  Model model = in.load(placement, *transport).model;
   const bool show = comm.rank() == 0 && !parser.flag("quiet");
 
   BlockSource source(in.corpora, in.corpus_files, in.tokenizer.get(), sample, {}, comm);

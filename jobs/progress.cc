@@ -97,7 +97,8 @@ void CopyProgress::update(std::uint64_t copied, std::uint64_t all) {
   if (quiet_ || seconds_between(shown_, now) < (terminal_ ? 0.25 : 10.0)) return;
   shown_ = now;
   const double rate = static_cast<double>(copied) / seconds_between(start_, now);
-  const double eta = copied > 0 ? static_cast<double>(all - copied) / rate : std::numeric_limits<double>::quiet_NaN();
+  const double left = std::max(0.0, static_cast<double>(all) - static_cast<double>(copied));
+  const double eta = copied > 0 ? left / rate : std::numeric_limits<double>::quiet_NaN();
   std::fprintf(stderr, "%s%s: %s of %s  %s/s  ETA %s%s", terminal_ ? "\r\033[K" : "", what_.c_str(),
                as_bytes_text(static_cast<double>(copied)).c_str(), as_bytes_text(static_cast<double>(all)).c_str(),
                as_bytes_text(rate).c_str(), as_duration(eta).c_str(), terminal_ ? "" : "\n");

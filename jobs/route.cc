@@ -1,7 +1,6 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/spdlog.h>
 
-#include <chrono>
 #include <filesystem>
 #include <iomanip>
 #include <iostream>
@@ -221,7 +220,7 @@ std::uint64_t RouteJob::record_bytes() const {
   return Recorder::gpu_bytes(in_.facts, token_tables_, in_.batch_tokens, generation_.tokens > 0);
 }
 
-/// Collective. What this rank needs, once it is known that this and the placing anew can be done.
+/// Collective. What this rank needs, once it is known that this and placing anew can be done.
 ModelMemory RouteJob::plan(const ExpertPlacement& placement) const {
   static_cast<void>(rebalance_task(rebalance_, placement, in_.binding.nodes));
   const ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
@@ -274,7 +273,7 @@ int RouteJob::dry_run() const {
 
 int RouteJob::run() {
   ExpertPlacement placement = in_.placement();
-  const ModelMemory memory = plan(placement);
+  plan(placement);
   // Rank 0 opens OUT; all learn where to begin.
   std::optional<RunLock> lock;
   std::vector<SegmentEntry> committed;
@@ -309,12 +308,9 @@ int RouteJob::run() {
 
   if (comm_.any(stop_signal() != 0)) return say_stopped(committed.size());
   const std::unique_ptr<ExpertTransport> transport = make_transport(in_.device.transport, comm_);
-  const auto load_start = std::chrono::steady_clock::now();
-  Model model(in_.checkpoint, in_.config, placement, comm_, *transport, in_.model_options());
-  const std::string loaded =
-      describe_load(memory, std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start).count());
-  log->info("model {}", loaded);
-  if (in_.device.on_gpu() && comm_.rank() == 0 && !parser_.flag("quiet")) std::cerr << "rank 0 " << loaded << "\n";
+  LoadedModel loaded = in_.load(placement, *transport);
+  Model& model = loaded.model;
+  log->info("model {}", loaded.how_fast);
   const std::unique_ptr<EnergyMeter> energy = make_energy_meter(in_.device, parser_.flag("quiet"), comm_);
   Recorder recorder(in_.facts, level_, token_tables_, excluded_tokens(),
                     in_.facts.n_moe_layers() > 0 ? &model.placement() : nullptr, model.row_bytes(),

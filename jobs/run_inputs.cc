@@ -172,6 +172,13 @@ ExpertPlacement RunInputs::placement() const {
                              parse_copy_rule(parser.get<std::string>("copies")));
 }
 
+LoadedModel RunInputs::load(const ExpertPlacement& placement, ExpertTransport& transport) const {
+  LoadedModel loaded =
+      load_model(checkpoint, config, placement, model_options(), comm, transport, parser.flag("quiet"));
+  if (device.on_gpu() && comm.rank() == 0 && !parser.flag("quiet")) std::cerr << "rank 0 " << loaded.how_fast << "\n";
+  return loaded;
+}
+
 BlockOptions RunInputs::block_options() const {
   BlockOptions options;
   options.context = context;

@@ -12,6 +12,7 @@
 #include "io/tokenizer/tokenizer.h"
 #include "jobs/binding.h"
 #include "jobs/device.h"
+#include "jobs/load_model.h"
 #include "jobs/options.h"
 #include "jobs/progress.h"
 #include "parallel/communicator.h"
@@ -38,6 +39,8 @@ struct RunInputs {
   RunInputs(const OptionParser& parser, const Communicator& comm);
 
   ExpertPlacement placement() const;
+  /// Collective. The model, as load_model; says on rank 0, unless quiet, how fast it came to a GPU.
+  LoadedModel load(const ExpertPlacement& placement, ExpertTransport& transport) const;
   /// All but sample and block_tokens.
   BlockOptions block_options() const;
   /// What must be equal for a run to go on: model, tokenizer, corpora, how they are cut. On rank 0.

@@ -112,10 +112,14 @@ struct Model::State {
 };
 
 Model::Model(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
-             const Communicator& comm, ExpertTransport& transport, ModelOptions options) {
+             const Communicator& comm, ExpertTransport& transport, ModelOptions options,
+             const LoadProgress& on_progress) {
   check_placement(config, placement, comm.size());
   std::unique_ptr<Backend> backend = make_backend(config, options);
-  Weights weights = load_weights(checkpoint, config, placement, comm.rank(), *backend);
+  const ModelMemory all = memory(config, placement, comm.rank(), options, 0);
+  std::function<void(std::uint64_t)> on_bytes;
+  if (on_progress) on_bytes = [&](std::uint64_t there) { on_progress(there, all.replicated_bytes + all.expert_bytes); };
+  Weights weights = load_weights(checkpoint, config, placement, comm.rank(), *backend, on_bytes);
   StepWatch watch(backend->make_clock());
   state_.reset(new State{.config = config,
                          .type = matmul_type(options.precision),

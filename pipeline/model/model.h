@@ -42,6 +42,9 @@ struct ModelMemory {
   std::uint64_t transport_bytes = 0;   // of them: rows sent and received
 };
 
+/// Told while weights are read: bytes of this rank's that are there, and of all.
+using LoadProgress = std::function<void(std::uint64_t there, std::uint64_t all)>;
+
 /// A decoder-only transformer whose routed experts are spread over ranks; everything else is replicated.
 class Model {
  public:
@@ -49,7 +52,8 @@ class Model {
   /// Throws Error: a tensor that is missing or of another shape than the configuration says, a placement for another
   /// model or number of ranks, bf16 on a CPU without it.
   Model(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
-        const Communicator& comm, ExpertTransport& transport, ModelOptions options);
+        const Communicator& comm, ExpertTransport& transport, ModelOptions options,
+        const LoadProgress& on_progress = {});
   ~Model();
   Model(Model&&) noexcept;
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -33,9 +35,10 @@ struct Weights {
   std::unique_ptr<Head> head;        // [vocabulary, d]
 };
 
-/// Reads the replicated part and the rank's experts. Throws Error naming the tensor that is missing, of another shape
+/// Reads the replicated part and the rank's experts. on_bytes, or none: told of the bytes of all matrices that are
+/// there, after each of them. Throws Error naming the tensor that is missing, of another shape
 /// than config.json says, or of an unreadable type.
 Weights load_weights(const Checkpoint& checkpoint, const ModelConfig& config, const ExpertPlacement& placement,
-                     int rank, Backend& backend);
+                     int rank, Backend& backend, const std::function<void(std::uint64_t)>& on_bytes);
 
 }  // namespace switchyard

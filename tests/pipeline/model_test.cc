@@ -218,6 +218,31 @@ TEST(ModelTest, MemoryCountsDenseLayersAndSharedExperts) {
   EXPECT_EQ(memory.replicated_bytes, (160U + 576U + 3U * 8U * 20U + 2U * 3U * 8U * 32U) * 2U + (56U + 48U) * 4U);
 }
 
+TEST(ModelTest, LoadingTellsOfEveryByteButThoseOfNorms) {
+  for (const char* name : {"golden/mixtral", "golden/deepseek"}) {
+    const GoldenModel golden(name);
+    const Checkpoint checkpoint(golden.folder());
+    const ModelConfig config = ModelConfig::parse(checkpoint.config_text(), name);
+    const Communicator self = Communicator::self();
+    const auto transport = make_transport("local", self);
+    const auto placement = ExpertPlacement::contiguous(config.n_moe_layers(), config.n_experts, 1);
+    std::uint64_t last = 0;
+    std::uint64_t whole = 0;
+    int told = 0;
+    const Model model(checkpoint, config, placement, self, *transport, {Precision::f32},
+                      [&](std::uint64_t there, std::uint64_t all) {
+                        EXPECT_GT(there, last);
+                        last = there;
+                        whole = all;
+                        ++told;
+                      });
+    const ModelMemory memory = Model::memory(config, placement, 0, {Precision::f32}, 0);
+    EXPECT_EQ(whole, memory.replicated_bytes + memory.expert_bytes);
+    EXPECT_EQ(last, whole - static_cast<std::uint64_t>((2 * config.n_layers + 1) * config.d_model) * 4);
+    EXPECT_GT(told, 3 * config.n_experts * config.n_moe_layers());
+  }
+}
+
 nlohmann::json golden_json(const std::string& folder) {
   return nlohmann::json::parse(Checkpoint(GoldenModel(folder).folder()).config_text());
 }
