@@ -75,9 +75,8 @@ OptionParser make_parser() {
   add("block-tokens", po::value<std::int64_t>()->default_value(1 << 18), "tokens of a block, the unit of restart");
   add("rebalance-every", po::value<std::uint64_t>()->default_value(0)->value_name("N"),
       "after every N blocks, place experts anew by the steps since the last time, and send those that move from rank "
-      "to rank; rows stay the same; a run that is continued on as many ranks finds them where they were (0: experts "
-      "stay "
-      "where --placement puts them)");
+      "to rank; rows stay the same. A run that is continued on as many ranks finds experts where they were (0: they "
+      "stay where --placement puts them)");
   add("rebalance-method", po::value<std::string>()->default_value("search")->value_name("NAME"),
       "how: contiguous, round_robin, greedy, eplb or search, see `place --help`");
   add("commit-seconds", po::value<double>()->default_value(60),

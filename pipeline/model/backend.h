@@ -119,7 +119,7 @@ class SentSlots {
   virtual std::span<const std::int32_t> rows_by_place() = 0;
   /// x [n, d] f32 += sum over a token's slots of weight * row, in slot order. returned: [n_send, d] packed order.
   virtual void add_weighted(int part, Tensor& x, TensorView returned) const = 0;
-  /// [n_send] Euclidean norm of each slot's row of those, in slot order, host. Waits for a GPU.
+  /// [n_send] Euclidean norm of each slot's row, in slot order, host. returned: as in add_weighted. Waits for a GPU.
   virtual std::vector<double> norms(int part, TensorView returned) const = 0;
 };
 

@@ -61,7 +61,7 @@ ExpertMoves move_layer(Experts& experts, const LayerPlacement& from, const Layer
     const auto room = rooms.find(expert);
     which.push_back(room == rooms.end() ? local_before(expert) : room->second);
   }
-  if (!std::ranges::equal(mine, to.experts_of(comm.rank()))) experts.rearrange(which);
+  experts.rearrange(which);
   return moves;
 }
 
