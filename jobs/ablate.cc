@@ -249,11 +249,7 @@ int AblateJob::run() {
 AblationOutcome AblateJob::ablate(AblationState& state) {
   if (comm_.any(stop_signal() != 0)) return {.stopped = true};
   const ExpertPlacement placement = in_.placement();
-  if (in_.device.on_gpu()) {
-    ModelMemory memory = Model::memory(in_.config, placement, comm_.rank(), in_.model_options(), in_.batch_tokens);
-    memory.activation_bytes += AblationSweep::bytes(in_.config, in_.batch_tokens);
-    plan_gpu_memory(in_.device, memory, 0, 0, parser_.flag("quiet"), comm_);
-  }
+  in_.plan_memory(placement, AblationSweep::bytes(in_.config, in_.batch_tokens));
   const std::unique_ptr<ExpertTransport> transport = make_transport(in_.device.transport, comm_);
   Model model = in_.load(placement, *transport).model;
   AblationSweep sweep(model, plan_);

@@ -139,11 +139,7 @@ int run_probe(const Arguments& arguments) {
   const ExpertPlacement placement = in.placement();
   if (placement.n_physical() > in.facts.n_experts)
     throw UsageError("has copies of experts, but here each runs once", "--placement", "give one rank for each expert");
-  if (in.device.on_gpu()) {
-    ModelMemory memory = Model::memory(in.config, placement, comm.rank(), in.model_options(), in.batch_tokens);
-    memory.activation_bytes += forced_experts_bytes(in.config, in.device.precision, comm.size());
-    plan_gpu_memory(in.device, memory, 0, 0, parser.flag("quiet"), comm);
-  }
+  in.plan_memory(placement, forced_experts_bytes(in.config, in.device.precision, comm.size()));
   const std::unique_ptr<ExpertTransport> transport = make_transport(in.device.transport, comm);
   Model model = in.load(placement, *transport).model;
   const bool show = comm.rank() == 0 && !parser.flag("quiet");

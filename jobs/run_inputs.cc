@@ -172,6 +172,13 @@ ExpertPlacement RunInputs::placement() const {
                              parse_copy_rule(parser.get<std::string>("copies")));
 }
 
+void RunInputs::plan_memory(const ExpertPlacement& placement, std::uint64_t besides) const {
+  if (!device.on_gpu()) return;
+  ModelMemory memory = Model::memory(config, placement, comm.rank(), model_options(), batch_tokens);
+  memory.activation_bytes += besides;
+  plan_gpu_memory(device, memory, 0, 0, parser.flag("quiet"), comm);
+}
+
 LoadedModel RunInputs::load(const ExpertPlacement& placement, ExpertTransport& transport) const {
   LoadedModel loaded =
       load_model(checkpoint, config, placement, model_options(), comm, transport, parser.flag("quiet"));

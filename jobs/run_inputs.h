@@ -39,6 +39,9 @@ struct RunInputs {
   RunInputs(const OptionParser& parser, const Communicator& comm);
 
   ExpertPlacement placement() const;
+  /// Collective. plan_gpu_memory of a run that records nothing; besides: bytes beyond a forward pass's. Nothing on
+  /// CPUs.
+  void plan_memory(const ExpertPlacement& placement, std::uint64_t besides) const;
   /// Collective. The model, as load_model; says on rank 0, unless quiet, how fast it came to a GPU.
   LoadedModel load(const ExpertPlacement& placement, ExpertTransport& transport) const;
   /// All but sample and block_tokens.

@@ -7,6 +7,7 @@
 
 #include "io/routing_reader.h"
 #include "pipeline/analysis/dispatch_values.h"
+#include "pipeline/analysis/placement_plan.h"
 
 namespace switchyard {
 namespace {
@@ -36,15 +37,11 @@ ExpertPlacement continued_placement(const std::optional<std::filesystem::path>& 
     copies = read_copies(*last_segment, placement, comm.size());
   copies = {comm.broadcast(std::move(copies.rank)), comm.broadcast(std::move(copies.logical))};
   if (copies.rank.empty()) return placement;
-  const auto of_layer = static_cast<std::size_t>(placement.n_physical());
-  std::vector<LayerPlacement> layers;
-  for (int l = 0; l < placement.n_layers(); ++l) {
-    std::vector<std::vector<std::int32_t>> ranks_of(static_cast<std::size_t>(placement.layer(l).n_experts()));
-    for (std::size_t i = layers.size() * of_layer; i < (layers.size() + 1) * of_layer; ++i)
-      ranks_of.at(copies.logical[i]).push_back(copies.rank[i]);
-    layers.emplace_back(ranks_of, comm.size(), placement.layer(l).rule());
-  }
-  return ExpertPlacement(std::move(layers));
+  const LayerPlacement& layer = placement.layer(0);
+  const std::vector<LayerPlan> plans =
+      plans_of_record(copies.rank, copies.logical, static_cast<std::size_t>(layer.n_physical()),
+                      static_cast<std::size_t>(placement.n_layers()), static_cast<std::size_t>(layer.n_experts()));
+  return as_placement(plans, comm.size(), layer.rule());
 }
 
 }  // namespace switchyard

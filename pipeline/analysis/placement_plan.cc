@@ -148,4 +148,12 @@ LayerPlan as_plan(const LayerPlacement& placement) {
   return plan;
 }
 
+std::vector<LayerPlan> plans_of_record(const std::vector<std::int32_t>& rank_of,
+                                       const std::vector<std::uint16_t>& logical, std::size_t copies,
+                                       std::size_t layers, std::size_t experts) {
+  std::vector<LayerPlan> plans(layers, LayerPlan(experts));
+  for (std::size_t i = 0; i < rank_of.size(); ++i) plans.at(i / copies).at(logical.at(i)).push_back(rank_of[i]);
+  return plans;
+}
+
 }  // namespace switchyard

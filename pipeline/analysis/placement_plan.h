@@ -53,4 +53,10 @@ std::vector<int> copies_of_ranks(const LayerPlan& plan, int ranks);
 ExpertPlacement as_placement(std::span<const LayerPlan> layers, int ranks, CopyRule rule = CopyRule::by_token);
 LayerPlan as_plan(const LayerPlacement& placement);
 
+/// The plans of a record: rank_of and logical, [layers, copies], as /dispatch/placement and /dispatch/logical. Throws
+/// std::out_of_range where they are of more layers or experts, or logical is shorter.
+std::vector<LayerPlan> plans_of_record(const std::vector<std::int32_t>& rank_of,
+                                       const std::vector<std::uint16_t>& logical, std::size_t copies,
+                                       std::size_t layers, std::size_t experts);
+
 }  // namespace switchyard

@@ -24,12 +24,9 @@ struct Machine {
 
 Machine machine_of(DispatchValues& dispatch, const ModelFacts& model) {
   Machine machine;
-  const auto& rank_of = dispatch.values<std::int32_t>("placement");
-  const auto& logical = dispatch.values<std::uint16_t>("logical");
-  const std::size_t physical = dispatch.shape("placement").at(1);
-  machine.plans.assign(model.moe_layers.size(), LayerPlan(static_cast<std::size_t>(model.n_experts)));
-  for (std::size_t i = 0; i < rank_of.size(); ++i)
-    machine.plans.at(i / physical).at(logical.at(i)).push_back(rank_of[i]);
+  machine.plans = plans_of_record(dispatch.values<std::int32_t>("placement"), dispatch.values<std::uint16_t>("logical"),
+                                  dispatch.shape("placement").at(1), model.moe_layers.size(),
+                                  static_cast<std::size_t>(model.n_experts));
   const auto& node = dispatch.values<std::uint32_t>("rank_node");
   machine.rank_node.assign(node.begin(), node.begin() + static_cast<std::ptrdiff_t>(dispatch.shape("rank_node").at(1)));
   return machine;

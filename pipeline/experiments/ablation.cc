@@ -9,6 +9,7 @@
 #include "parallel/device/device_array.h"
 #include "parallel/device/device_memory.h"
 #include "parallel/error.h"
+#include "pipeline/experiments/layer_place.h"
 #include "pipeline/kernels/cuda/router.h"
 #include "pipeline/kernels/router.h"
 
@@ -89,12 +90,12 @@ class UseObserver : public RoutingObserver {
       : plan_(plan), batch_(batch), experts_(experts), use_(use) {}
 
   void observe(int moe_layer, Routing&& routing, std::span<const ExchangePlan> /*plans*/) override {
-    if (!place_of(moe_layer)) return;
+    if (!place_of_layer(plan_.layers, moe_layer)) return;
     routing_ = std::move(routing);
     bring_to_host(routing_, "MoE layer " + std::to_string(moe_layer));
   }
   void expert_outputs(int moe_layer, const std::function<std::vector<double>()>& norms) override {
-    const std::optional<std::size_t> layer = place_of(moe_layer);
+    const std::optional<std::size_t> layer = place_of_layer(plan_.layers, moe_layer);
     if (!layer) return;
     const std::vector<double> of_part = norms();
     norms_.insert(norms_.end(), of_part.begin(), of_part.end());
@@ -116,12 +117,6 @@ class UseObserver : public RoutingObserver {
   }
 
  private:
-  std::optional<std::size_t> place_of(int moe_layer) const {
-    const auto found = std::ranges::lower_bound(plan_.layers, moe_layer);
-    if (found == plan_.layers.end() || *found != moe_layer) return std::nullopt;
-    return static_cast<std::size_t>(found - plan_.layers.begin());
-  }
-
   const AblationPlan& plan_;
   const Batch& batch_;
   std::size_t experts_;

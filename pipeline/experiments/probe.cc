@@ -10,6 +10,7 @@
 #include "parallel/device/device_memory.h"
 #include "pipeline/batching.h"
 #include "pipeline/experiments/forced_experts.h"
+#include "pipeline/experiments/layer_place.h"
 #include "pipeline/kernels/rows.h"
 
 namespace switchyard {
@@ -30,7 +31,6 @@ class DatasetProbe : public RoutingObserver {
   void finish(ProbedDataset& dataset) const;
 
  private:
-  std::optional<std::size_t> place_of(int moe_layer) const;
   void keep_choices(std::size_t place, const Routing& routing);
 
   const Model& model_;
@@ -59,14 +59,8 @@ DatasetProbe::DatasetProbe(const Model& model, const ExpertPlacement& placement,
                        "layer " + std::to_string(model.config().moe_layers[static_cast<std::size_t>(layer)]));
 }
 
-std::optional<std::size_t> DatasetProbe::place_of(int moe_layer) const {
-  const auto at = std::lower_bound(options_.moe_layers.begin(), options_.moe_layers.end(), moe_layer);
-  if (at == options_.moe_layers.end() || *at != moe_layer) return std::nullopt;
-  return static_cast<std::size_t>(at - options_.moe_layers.begin());
-}
-
 void DatasetProbe::ffn_input(int moe_layer, TensorView h) {
-  if (!place_of(moe_layer)) return;
+  if (!place_of_layer(options_.moe_layers, moe_layer)) return;
   std::vector<std::int32_t> in_order(static_cast<std::size_t>(h.rows()));
   std::iota(in_order.begin(), in_order.end(), 0);
   const Tensor downloaded = h.device() == Device::gpu ? copy_to(Device::cpu, h) : Tensor();
@@ -75,7 +69,7 @@ void DatasetProbe::ffn_input(int moe_layer, TensorView h) {
 }
 
 void DatasetProbe::decide(int moe_layer, Routing& routing) {
-  const std::optional<std::size_t> place = place_of(moe_layer);
+  const std::optional<std::size_t> place = place_of_layer(options_.moe_layers, moe_layer);
   if (!place) return;
   bring_to_host(routing, "layer " + std::to_string(model_.config().moe_layers[static_cast<std::size_t>(moe_layer)]));
   keep_choices(*place, routing);

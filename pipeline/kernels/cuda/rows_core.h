@@ -4,20 +4,27 @@
 
 namespace switchyard::cores {
 
-/// out = weight * (x / sqrt(mean(x^2) + epsilon)), one row of d, a multiple of kWidth.
-template <int kWidth, typename T, typename Warp>
-SWITCHYARD_CORE void rms_norm_row(Warp warp, const float* x, const float* weight, float epsilon, int d, T* out) {
-  typename Warp::template Lanes<float> squares;
+/// Of one row of d, a multiple of kWidth.
+template <typename Sum, int kWidth, typename T, typename Warp>
+SWITCHYARD_CORE Sum sum_of_squares(Warp warp, const T* row, int d) {
+  typename Warp::template Lanes<Sum> squares;
   warp.each([&](int lane) {
     squares[lane] = 0;
     SWITCHYARD_UNROLL_4
     for (int i = lane * kWidth; i < d; i += kLanes * kWidth) {
-      const auto own = load<kWidth>(x + i);
+      const auto own = load<kWidth>(row + i);
       SWITCHYARD_UNROLL
-      for (int j = 0; j < kWidth; ++j) squares[lane] += own.at[j] * own.at[j];
+      for (int j = 0; j < kWidth; ++j) squares[lane] += static_cast<Sum>(own.at[j]) * static_cast<Sum>(own.at[j]);
     }
   });
-  const float factor = 1.0F / sqrtf(warp.sum(squares) / static_cast<float>(d) + epsilon);
+  return warp.sum(squares);
+}
+
+/// out = weight * (x / sqrt(mean(x^2) + epsilon)), one row of d, a multiple of kWidth.
+template <int kWidth, typename T, typename Warp>
+SWITCHYARD_CORE void rms_norm_row(Warp warp, const float* x, const float* weight, float epsilon, int d, T* out) {
+  const float mean = sum_of_squares<float, kWidth>(warp, x, d) / static_cast<float>(d);
+  const float factor = 1.0F / sqrtf(mean + epsilon);
   warp.each([&](int lane) {
     SWITCHYARD_UNROLL_4
     for (int i = lane * kWidth; i < d; i += kLanes * kWidth) {
@@ -33,20 +40,7 @@ SWITCHYARD_CORE void rms_norm_row(Warp warp, const float* x, const float* weight
 /// The Euclidean norm of one row of d, a multiple of kWidth, in f64.
 template <int kWidth, typename T, typename Warp>
 SWITCHYARD_CORE double row_norm(Warp warp, const T* row, int d) {
-  typename Warp::template Lanes<double> squares;
-  warp.each([&](int lane) {
-    squares[lane] = 0;
-    SWITCHYARD_UNROLL_4
-    for (int i = lane * kWidth; i < d; i += kLanes * kWidth) {
-      const auto own = load<kWidth>(row + i);
-      SWITCHYARD_UNROLL
-      for (int j = 0; j < kWidth; ++j) {
-        const auto value = static_cast<double>(own.at[j]);
-        squares[lane] += value * value;
-      }
-    }
-  });
-  return sqrt(warp.sum(squares));
+  return sqrt(sum_of_squares<double, kWidth>(warp, row, d));
 }
 
 /// kWidth columns of one token of add_weighted: the sums over its slots, in slot order.
