@@ -138,7 +138,7 @@ void add_device_options(OptionParser& parser) {
       "of matrix products (default: bf16 on GPUs and where the CPU has it, else f32)");
   add("attention", po::value<std::string>()->value_name("cudnn|own"),
       "what attends to windows on GPUs in bf16 (default: cudnn where it can be used, else our own kernel)");
-  add("grouped-matmul", po::value<std::string>()->value_name("cublaslt|cudnn|cutlass|cutlass-gated"),
+  add("grouped-matmul", po::value<std::string>()->value_name("cublaslt|cudnn|cutlass"),
       "what multiplies with experts on GPUs in bf16; bench measures each (default: cutlass where it can be used, else "
       "cublaslt)");
   add("transport", po::value<std::string>()->value_name("local|mpi|nccl"),

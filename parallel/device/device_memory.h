@@ -33,6 +33,12 @@ void upload(void* to, const void* from, std::size_t bytes);
 /// Begins a copy in a stream, between GPU memory and pinned memory. Both live until it is done.
 void copy_in(const Stream& stream, void* to, const void* from, std::size_t bytes);
 
+/// The same of `count` blocks of so many bytes, of which each begins so far behind the one before it.
+struct BlocksApart {
+  std::size_t count, bytes, apart_there, apart_here;
+};
+void copy_in(const Stream& stream, void* to, const void* from, const BlocksApart& blocks);
+
 /// Makes the numbers of rows from `first` on 0, in the compute stream.
 void clear(Tensor& tensor, std::int64_t first = 0);
 

@@ -66,8 +66,9 @@ std::uint64_t forced_experts_bytes(const ModelConfig& config, Precision precisio
                                    std::int64_t chunk_bytes) {
   const std::int64_t element = precision == Precision::f32 ? 4 : 2;
   const std::int64_t rows = n_ranks * chunk_rows(config.n_experts, config.d_model * element, chunk_bytes);
-  const std::int64_t gated = config.d_ff * (8 + element);  // gate and up, and what is made of them
-  return static_cast<std::uint64_t>(rows * (2 * config.d_model * element + config.d_ff * 4 + gated));
+  const std::int64_t gated = config.d_ff * (8 + element);            // gate and up, and what is made of them
+  const std::int64_t gate = config.d_ff * config.d_model * element;  // of the expert whose states are asked for
+  return static_cast<std::uint64_t>(rows * (2 * config.d_model * element + config.d_ff * 4 + gated) + gate);
 }
 
 }  // namespace switchyard

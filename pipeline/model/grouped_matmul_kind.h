@@ -11,12 +11,11 @@
 namespace switchyard {
 
 /// What multiplies rows with their experts' weights on a GPU: cublasLt once an expert, or one kernel for all of them by
-/// cuDNN or CUTLASS, in bf16 alone; cutlass_gated: likewise, with gate's and up's products apart, so that up's meet
-/// gate's where they are summed. The bits of libraries differ.
-enum class GroupedMatmulKind : std::uint8_t { cublaslt, cudnn, cutlass, cutlass_gated };
+/// cuDNN or CUTLASS, in bf16 alone. With CUTLASS gate and up meet where they are summed. The bits of libraries differ.
+enum class GroupedMatmulKind : std::uint8_t { cublaslt, cudnn, cutlass };
 
 inline constexpr std::array kGroupedMatmulKinds = {GroupedMatmulKind::cublaslt, GroupedMatmulKind::cudnn,
-                                                   GroupedMatmulKind::cutlass, GroupedMatmulKind::cutlass_gated};
+                                                   GroupedMatmulKind::cutlass};
 
 constexpr const char* name_of(GroupedMatmulKind kind) {
   switch (kind) {
@@ -24,8 +23,6 @@ constexpr const char* name_of(GroupedMatmulKind kind) {
       return "cudnn";
     case GroupedMatmulKind::cutlass:
       return "cutlass";
-    case GroupedMatmulKind::cutlass_gated:
-      return "cutlass-gated";
     default:
       return "cublaslt";
   }

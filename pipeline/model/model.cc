@@ -322,11 +322,15 @@ ModelMemory Model::memory(const ModelConfig& config, const ExpertPlacement& plac
   std::uint64_t experts = n * d * 4 + 4 * rows + n * static_cast<std::uint64_t>(config.n_experts) * 8;
   std::uint64_t others = 0;
   if (options.device == Device::gpu) {
-    // A GPU's kernels hold whole what the CPU's make tile by tile: gate and up, and a chunk of the logits.
+    // A GPU's kernels hold whole what the CPU's make tile by tile: gate and up, unless they meet where they are summed,
+    // and a chunk of the logits.
     const auto gated = [&](std::uint64_t n_rows, int d_ff) {
       return n_rows * static_cast<std::uint64_t>(d_ff) * (8 + element);
     };
-    experts += gated(slots, config.d_ff) + gated(n, config.shared_d_ff);
+    experts += options.grouped_matmul == GroupedMatmulKind::cutlass
+                   ? slots * static_cast<std::uint64_t>(config.d_ff) * element
+                   : gated(slots, config.d_ff);
+    experts += gated(n, config.shared_d_ff);
     others = std::max(gated(n, config.dense_d_ff), n * 4 * std::min<std::uint64_t>(vocabulary, Head::kColumns));
     others += n * d * (4 + element);
   }

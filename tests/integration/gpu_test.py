@@ -86,7 +86,7 @@ class Gpu(support.TestCase):
     def test_a_grouped_product_that_cannot_be_is_refused(self):
         words = ("route", "--model", self.model, "--corpus", f"t={self.corpus},id=id", "--out", self.folder / "none", "--dry-run")
         for more, code, text in ((("cudnn",), 1, r"--grouped-matmul cudnn: .*cuDNN.*use --grouped-matmul cublaslt"),
-                                 (("fast",), 2, "--grouped-matmul: unknown grouped product 'fast'; give one of cublaslt, cudnn, cutlass, cutlass-gated"),
+                                 (("fast",), 2, "--grouped-matmul: unknown grouped product 'fast'; give one of cublaslt, cudnn, cutlass"),
                                  (("cutlass", "--precision", "f32"), 2, "--grouped-matmul cutlass: multiplies bf16 alone"),
                                  (("cutlass", "--device", "cpu"), 2, "--grouped-matmul: chooses between kernels of GPUs, and this run is on CPUs")):
             done = support.run(*words, "--grouped-matmul", *more, ranks=2)

@@ -365,20 +365,34 @@ Tensor random_weights(std::int64_t rows, std::int64_t cols, unsigned seed, DType
   return tensor;
 }
 
-/// Returns what experts of that kind make of some rows.
-Tensor expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind kind, Activation activation) {
+/// The same rows, gate's and up's in the turns of that kind.
+Tensor in_turns(const Tensor& gate_up, GroupedMatmulKind kind, std::int64_t n_experts) {
+  const std::int64_t d_ff = gate_up.rows() / n_experts / 2;
+  const std::int64_t turn = rows_of_a_turn(kind, d_ff);
+  Tensor turned(gate_up.dtype(), gate_up.rows(), gate_up.cols());
+  for (std::int64_t row = 0; row < gate_up.rows(); ++row) {
+    const std::int64_t expert = row / (2 * d_ff);
+    const std::int64_t own = row % d_ff;
+    const bool is_up = row % (2 * d_ff) >= d_ff;
+    const std::int64_t to = expert * 2 * d_ff + own / turn * 2 * turn + own % turn + (is_up ? turn : 0);
+    std::ranges::copy(gate_up.view().row<Bf16>(row), turned.row<Bf16>(to).begin());
+  }
+  return turned;
+}
+
+void expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind kind, Activation activation) {
   constexpr std::int64_t kExperts = 4;
   constexpr std::int64_t kWidth = 256;
   constexpr std::int64_t kInner = 192;
   const Tensor rows = random_tensor(700, kWidth, 14, DType::bf16);
   const Tensor gate_up = random_weights(kExperts * 2 * kInner, kWidth, 15, DType::bf16);
   const Tensor down = random_weights(kExperts * kWidth, kInner, 16, DType::bf16);
-  const Tensor gate_up_there = on_gpu(gate_up);
+  const Tensor gate_up_there = on_gpu(in_turns(gate_up, kind, kExperts));
   const Tensor down_there = on_gpu(down);
   const gpu::GatedExperts experts =
       make_gated_experts(kind, {gate_up_there, kExperts}, {down_there, kExperts}, activation);
   const std::vector<std::int32_t> rows_per_expert = {1, 0, 642, 57};
-  Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
+  const Tensor found = copy_to(Device::cpu, gpu::run_experts(on_gpu(rows), rows_per_expert, experts));
   std::int64_t row = 0;
   for (std::int64_t e = 0; e < kExperts; ++e) {
     for (std::int32_t i = 0; i < rows_per_expert[static_cast<std::size_t>(e)]; ++i, ++row) {
@@ -407,7 +421,6 @@ Tensor expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind kin
     for (std::int64_t c = 0; c < kWidth; ++c)
       EXPECT_EQ(alone.data<Bf16>()[c].bits, found.data<Bf16>()[at * kWidth + c].bits) << at << " " << c;
   }
-  return found;
 }
 
 TEST(GpuKernelsTest, ExpertsAreThoseOfTheCpuAndARowsBitsItsOwn) {
@@ -423,12 +436,8 @@ TEST(GpuKernelsTest, ExpertsOfCudnnAreThoseOfTheCpuAndARowsBitsItsOwn) {
 
 TEST(GpuKernelsTest, ExpertsOfCutlassAreThoseOfTheCpuAndARowsBitsItsOwn) {
   if (const auto reason = gpu::why_no_cutlass()) GTEST_SKIP() << *reason;
-  for (const Activation activation : {Activation::silu, Activation::gelu}) {
-    const Tensor apart = expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind::cutlass, activation);
-    const Tensor gated =
-        expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind::cutlass_gated, activation);
-    EXPECT_EQ(std::memcmp(apart.bytes(), gated.bytes(), static_cast<std::size_t>(apart.rows() * apart.row_bytes())), 0);
-  }
+  for (const Activation activation : {Activation::silu, Activation::gelu})
+    expect_experts_of_the_cpu_and_bits_of_a_row_its_own(GroupedMatmulKind::cutlass, activation);
 }
 
 }  // namespace

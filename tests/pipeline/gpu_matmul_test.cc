@@ -72,7 +72,7 @@ TEST_P(GpuMatmulTest, MultipliesRowsByRowsOfWeights) {
   }
 }
 
-using MakeGroupedMatmul = std::unique_ptr<gpu::GroupedMatmul> (*)(gpu::StackedWeights, DType);
+using MakeGroupedMatmul = std::unique_ptr<gpu::GroupedMatmul> (*)(gpu::StackedWeights weights, DType out);
 
 void expect_rows_to_meet_the_weights_of_their_expert(MakeGroupedMatmul make, DType in, DType out, std::int64_t n_out,
                                                      std::int64_t n_in) {
@@ -103,16 +103,19 @@ TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpert) {
   expect_rows_to_meet_the_weights_of_their_expert(gpu::make_cublaslt_grouped_matmul, GetParam(), GetParam(), 6, 9);
 }
 
-TEST_P(GpuMatmulTest, RowsMeetTheWeightsOfTheirExpertByCutlass) {
-  expect_rows_to_meet_the_weights_of_their_expert(gpu::make_cutlass_grouped_matmul, DType::bf16, GetParam(), 24, 16);
+TEST(GroupedMatmulTest, RowsMeetTheWeightsOfTheirExpertByCutlass) {
+  const auto make = [](gpu::StackedWeights weights, DType /*out*/) {
+    return gpu::make_cutlass_grouped_matmul(weights);
+  };
+  expect_rows_to_meet_the_weights_of_their_expert(make, DType::bf16, DType::bf16, 24, 16);
 }
 
-TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
+TEST(GroupedMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
   const Tensor rows(DType::bf16, 74, 16);
   const Tensor weights(DType::bf16, std::int64_t{5} * 24, 16);
-  Tensor out(GetParam(), 74, 24);
+  Tensor out(DType::bf16, 74, 12);  // of two rows of weights each
   const gpu::GroupArguments groups =
-      gpu::group_arguments(rows, weights, 24, std::vector<std::int32_t>{3, 0, 1, 70, 0}, out);
+      gpu::group_arguments(rows, {weights, 5}, std::vector<std::int32_t>{3, 0, 1, 70, 0}, out);
   constexpr std::array kExperts = {0, 2, 3};
   constexpr std::array kRows = {3, 1, 70};
   constexpr std::array kBegins = {0, 3, 4};
@@ -123,11 +126,11 @@ TEST_P(GpuMatmulTest, GroupsOfAKernelAreTheExpertsThatHaveRows) {
     EXPECT_EQ(groups.shapes[g].k, 16);
     EXPECT_EQ(groups.rows[g], rows.data<Bf16>() + kBegins[g] * 16);
     EXPECT_EQ(groups.weights[g], weights.data<Bf16>() + kExperts[g] * 24 * 16);
-    EXPECT_EQ(groups.products[g], out.bytes() + kBegins[g] * 24 * size_of(GetParam()));
+    EXPECT_EQ(groups.products[g], out.data<Bf16>() + kBegins[g] * 12);
   }
 }
 
-TEST_P(GpuMatmulTest, GatedProductsAreThoseOfTheirExpert) {
+TEST(GroupedMatmulTest, GatedProductsAreThoseOfTheirExpert) {
   constexpr std::int64_t kExperts = 4;
   constexpr std::int64_t kInner = 24;
   const std::vector<std::int32_t> rows_per_expert = {3, 0, 60, 1};
@@ -136,30 +139,33 @@ TEST_P(GpuMatmulTest, GatedProductsAreThoseOfTheirExpert) {
   const Tensor on_gpu = copy_to(Device::gpu, weights);
   const gpu::StackedWeights stacked = {on_gpu, kExperts};
   for (const Activation activation : {Activation::silu, Activation::gelu}) {
-    const auto gated = gpu::make_cutlass_gated_product(stacked, activation);
-    const auto apart = gpu::make_gated_product(gpu::make_cutlass_grouped_matmul(stacked, GetParam()), activation);
-    const Tensor found = copy_to(Device::cpu, gated->run(copy_to(Device::gpu, rows), rows_per_expert));
-    const Tensor by_steps = copy_to(Device::cpu, apart->run(copy_to(Device::gpu, rows), rows_per_expert));
-    ASSERT_EQ(found.dtype(), DType::bf16);
-    ASSERT_EQ(found.cols(), kInner);
-    std::int64_t row = 0;
-    for (std::size_t e = 0; e < kExperts; ++e) {
-      for (std::int32_t i = 0; i < rows_per_expert[e]; ++i, ++row) {
-        for (std::int64_t c = 0; c < kInner; ++c) {
-          const std::int64_t first = static_cast<std::int64_t>(e) * 2 * kInner;
-          const double gate = static_cast<double>(product(rows, row, weights, first + c));
-          const double up = static_cast<double>(product(rows, row, weights, first + kInner + c));
-          const double expected =
-              up * (activation == Activation::silu ? gate / (1 + std::exp(-gate))
-                                                   : gate * 0.5 * (1 + std::erf(gate / std::sqrt(2.0))));
-          const double bound = 1e-2 * std::fabs(expected) + 1e-6 * std::fabs(gate * up);
-          EXPECT_NEAR(element(found, row, c), expected, bound);
-          EXPECT_EQ(element(by_steps, row, c), element(found, row, c));  // gate and up are exact in bf16, too
+    const auto by_cutlass = gpu::make_cutlass_gated_product(stacked, activation);
+    const auto by_steps = gpu::make_gated_product(gpu::make_cublaslt_grouped_matmul(stacked, DType::f32), activation);
+    const auto expect = [&](const Tensor& found, std::int64_t turn) {
+      ASSERT_EQ(found.dtype(), DType::bf16);
+      ASSERT_EQ(found.cols(), kInner);
+      std::int64_t row = 0;
+      for (std::size_t e = 0; e < kExperts; ++e) {
+        for (std::int32_t i = 0; i < rows_per_expert[e]; ++i, ++row) {
+          for (std::int64_t c = 0; c < kInner; ++c) {
+            const std::int64_t at = static_cast<std::int64_t>(e) * 2 * kInner + c / turn * 2 * turn + c % turn;
+            const double gate = static_cast<double>(product(rows, row, weights, at));
+            const double up = static_cast<double>(product(rows, row, weights, at + turn));
+            const double expected =
+                up * (activation == Activation::silu ? gate / (1 + std::exp(-gate))
+                                                     : gate * 0.5 * (1 + std::erf(gate / std::sqrt(2.0))));
+            const double bound = 1e-2 * std::fabs(expected) + 1e-6 * std::fabs(gate * up);
+            EXPECT_NEAR(element(found, row, c), expected, bound);
+          }
         }
       }
-    }
-    EXPECT_EQ(row, 64);
-    EXPECT_EQ(gated->run(Tensor(DType::bf16, 0, 16, Device::gpu), std::vector<std::int32_t>(kExperts)).rows(), 0);
+      EXPECT_EQ(row, 64);
+    };
+    const Tensor rows_there = copy_to(Device::gpu, rows);
+    expect(copy_to(Device::cpu, by_cutlass->run(rows_there, rows_per_expert)), gpu::kGatedBlock);
+    expect(copy_to(Device::cpu, by_steps->run(rows_there, rows_per_expert)), kInner);
+    const std::vector<std::int32_t> none(kExperts);
+    EXPECT_EQ(by_cutlass->run(Tensor(DType::bf16, 0, 16, Device::gpu), none).rows(), 0);
   }
 }
 

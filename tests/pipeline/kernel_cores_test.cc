@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -15,6 +16,7 @@
 #include "pipeline/kernels/attention.h"
 #include "pipeline/kernels/cuda/activation_core.h"
 #include "pipeline/kernels/cuda/attention_core.h"
+#include "pipeline/kernels/cuda/gated_core.h"
 #include "pipeline/kernels/cuda/router_core.h"
 #include "pipeline/kernels/cuda/rows_core.h"
 #include "pipeline/kernels/cuda/token_loss_core.h"
@@ -239,6 +241,40 @@ TEST(ActivationCoreTest, ActivationsAreThoseOfTheCpu) {
   for (std::size_t i = 0; i < gate.size(); ++i) {
     EXPECT_NEAR(cores::silu(gate[i]), silu[i], 1e-6F * std::max(1.0F, std::fabs(gate[i])));
     EXPECT_NEAR(cores::gelu(gate[i]), gelu[i], 1e-6F * std::max(1.0F, std::fabs(gate[i])));
+  }
+}
+
+/// 8 rows of blocks of 8 gates and of 8 ups in turns -> [8, 32], as lanes write it.
+template <Activation kActivation>
+std::vector<Bf16> gate_by_lanes(const Tensor& sums) {
+  HostWarp::Lanes<cores::GatedSums> own;
+  for (int lane = 0; lane < cores::kLanes; ++lane) {
+    for (int block = 0; block < 4; ++block) {
+      for (int i = 0; i < 2; ++i) {
+        const float* const gate = sums.data<float>() + lane / 4 * 64 + block * 16 + lane % 4 * 2 + i;
+        own[lane].gates[block][i] = gate[0];
+        own[lane].ups[block][i] = gate[8];
+      }
+    }
+  }
+  const auto gated = cores::gate_blocks<kActivation>(HostWarp{}, own);
+  std::vector<Bf16> out(8 * 32);
+  for (int lane = 0; lane < cores::kLanes; ++lane)
+    std::memcpy(&out[static_cast<std::size_t>(lane / 4 * 32 + lane % 4 * 8)], gated[lane].at, sizeof(cores::Quad));
+  return out;
+}
+
+TEST(GatedCoreTest, LanesHoldWhatFollowsOneAnotherInARow) {
+  const Tensor sums = random_tensor(8, 64, 21);
+  const std::vector<Bf16> by_silu = gate_by_lanes<Activation::silu>(sums);
+  const std::vector<Bf16> by_gelu = gate_by_lanes<Activation::gelu>(sums);
+  for (int row = 0; row < 8; ++row) {
+    for (int column = 0; column < 32; ++column) {
+      const float* const gate = sums.data<float>() + row * 64 + column / 8 * 16 + column % 8;
+      const auto at = static_cast<std::size_t>(row * 32 + column);
+      EXPECT_EQ(by_silu[at].bits, Bf16(cores::silu(gate[0]) * gate[8]).bits) << row << " " << column;
+      EXPECT_EQ(by_gelu[at].bits, Bf16(cores::gelu(gate[0]) * gate[8]).bits) << row << " " << column;
+    }
   }
 }
 

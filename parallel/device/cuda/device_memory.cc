@@ -119,6 +119,15 @@ void copy_in(const Stream& stream, void* to, const void* from, std::size_t bytes
   if (bytes > 0) SWITCHYARD_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream.handle()));
 }
 
+void copy_in(const Stream& stream, void* to, const void* from, const BlocksApart& blocks) {
+  if (blocks.count == 1) {  // of any size; distances end at 2 GiB
+    copy_in(stream, to, from, blocks.bytes);
+  } else if (blocks.count > 0) {
+    SWITCHYARD_CUDA(cudaMemcpy2DAsync(to, blocks.apart_there, from, blocks.apart_here, blocks.bytes, blocks.count,
+                                      cudaMemcpyDefault, stream.handle()));
+  }
+}
+
 void clear(Tensor& tensor, std::int64_t first) {
   std::byte* begin = tensor.bytes() + first * tensor.row_bytes();
   const auto bytes = static_cast<std::size_t>((tensor.rows() - first) * tensor.row_bytes());

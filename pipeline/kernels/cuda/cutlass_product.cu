@@ -11,8 +11,8 @@
 #include "parallel/device/device_array.h"
 #include "parallel/device/stream.h"
 #include "parallel/failed_call.h"
-#include "pipeline/kernels/cuda/activation_core.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
+#include "pipeline/kernels/cuda/gated_epilogue.h"
 
 namespace switchyard::gpu {
 namespace {
@@ -29,18 +29,10 @@ using Shape = cute::Shape<int, int, int>;
 using Tile = cute::Shape<cute::_128, cute::_256, cute::_64>;
 using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
 
-/// Elements of 16 bytes.
-template <typename T>
-inline constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-
-/// Source: what the epilogue, which `Fusion` says, reads beside the sums; void: nothing.
-template <typename Source, typename Out, typename Fusion>
+template <typename CollectiveEpilogue>
 struct Kernel {
+  using Epilogue = CollectiveEpilogue;
   static constexpr int kAlignment = kCutlassMultiple;
-  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Source, RowMajor*, kVector<float>, Out, RowMajor*,
-      kVector<Out>, cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative, Fusion>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, bfloat16_t, RowMajor*, kAlignment, bfloat16_t, ColumnMajor*,
       kAlignment, float, Tile, Cluster,
@@ -52,9 +44,18 @@ struct Kernel {
   using OutStride = typename Gemm::GemmKernel::InternalStrideD;
   static_assert(std::is_same_v<InStride, typename Gemm::GemmKernel::InternalStrideB>);
   static_assert(sizeof(InStride) == sizeof(std::int64_t) && sizeof(OutStride) == sizeof(std::int64_t));
-  static_assert(Mainloop::DispatchPolicy::Stages >= 3 && Gemm::GemmKernel::SharedStorageSize <= 227 * 1024);
+  static_assert(Mainloop::DispatchPolicy::Stages == 4 && Gemm::GemmKernel::SharedStorageSize <= 227 * 1024);
 };
 static_assert(sizeof(Shape) == sizeof(GroupShape));
+
+using Plain = Kernel<cutlass::epilogue::collective::CollectiveBuilder<
+    cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster, cutlass::epilogue::collective::EpilogueTileAuto,
+    float, float, void, RowMajor*, kCutlassMultiple, bfloat16_t, RowMajor*, kCutlassMultiple,
+    cutlass::epilogue::PtrArrayTmaWarpSpecializedCooperative,
+    cutlass::epilogue::fusion::LinearCombination<bfloat16_t, float, void>>::CollectiveOp>;
+
+template <Activation kActivation>
+using Gated = Kernel<cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<GatedEpilogue<kActivation>>>;
 
 void check(cutlass::Status status, const char* call, std::source_location where = std::source_location::current()) {
   if (status != cutlass::Status::kSuccess) throw failed_call(call, cutlassGetStatusString(status), where);
@@ -72,20 +73,16 @@ T* as(const void* array) {
   return static_cast<T*>(const_cast<void*>(array));
 }
 
-/// fusion: arguments of the kernel's Fusion.
-template <typename Source, typename Out, typename Fusion>
-void run(const GroupedProduct& product,
-         const typename Kernel<Source, Out, Fusion>::Epilogue::FusionCallbacks::Arguments& fusion) {
-  using K = Kernel<Source, Out, Fusion>;
+/// scaling: the epilogue's first arguments.
+template <typename K, typename Scaling>
+void run(const GroupedProduct& product, const Scaling& scaling) {
   static const int multiprocessors = cutlass::KernelHardwareInfo::query_device_multiprocessor_count(current_device());
-  auto* const out_strides = as<typename K::OutStride>(product.out_strides);
-  auto* const source_strides = std::is_void_v<Source> ? nullptr : out_strides;
   typename K::Gemm::Arguments arguments{
       cutlass::gemm::GemmUniversalMode::kGrouped,
       {product.n_groups, as<Shape>(product.shapes), nullptr},
       {as<const bfloat16_t*>(product.rows), as<typename K::InStride>(product.in_strides),
        as<const bfloat16_t*>(product.weights), as<typename K::InStride>(product.in_strides)},
-      {fusion, as<const Source*>(product.gates), source_strides, as<Out*>(product.products), out_strides},
+      {scaling, nullptr, nullptr, as<bfloat16_t*>(product.products), as<typename K::OutStride>(product.out_strides)},
       {current_device(), multiprocessors}};
   typename K::Gemm gemm;
   check(K::Gemm::can_implement(arguments), "can_implement of CUTLASS");
@@ -93,35 +90,9 @@ void run(const GroupedProduct& product,
   check(gemm.run(arguments, workspace.data(), compute_stream().handle()), "a grouped product of CUTLASS");
 }
 
-template <typename Out>
-void run_plain(const GroupedProduct& product) {
-  run<void, Out, cutlass::epilogue::fusion::LinearCombination<Out, float, void>>(product, {.alpha = 1, .beta = 0});
-}
-
-/// activation(gate) * sum, of arrays of values.
-template <Activation kActivation, typename T>
-struct Gated;
-template <Activation kActivation, int kSize>
-struct Gated<kActivation, cutlass::Array<float, kSize>> {
-  using Values = cutlass::Array<float, kSize>;
-  CUTLASS_DEVICE Values operator()(const Values& gates, const Values& sums) const {
-    Values gated;
-    CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kSize; ++i)
-      gated[i] = (kActivation == Activation::silu ? cores::silu(gates[i]) : cores::gelu(gates[i])) * sums[i];
-    return gated;
-  }
-};
-template <typename T>
-using GatedBySilu = Gated<Activation::silu, T>;
-template <typename T>
-using GatedByGelu = Gated<Activation::gelu, T>;
-
-template <template <typename> typename Combine>
+template <Activation kActivation>
 void run_gated(const GroupedProduct& product) {
-  namespace fusion = cutlass::epilogue::fusion;
-  using Node = fusion::Sm90Compute<Combine, bfloat16_t, float, cutlass::FloatRoundStyle::round_to_nearest>;
-  run<float, bfloat16_t, fusion::Sm90EVT<Node, fusion::Sm90SrcFetch<float>, fusion::Sm90AccFetch>>(product, {});
+  run<Gated<kActivation>>(product, WritesBf16::Params(1, 0));
 }
 
 }  // namespace
@@ -137,12 +108,13 @@ std::optional<std::string> why_no_cutlass() {
          "." + std::to_string(minor);
 }
 
-void run_cutlass(const GroupedProduct& product, DType out) {
-  out == DType::f32 ? run_plain<float>(product) : run_plain<bfloat16_t>(product);
+void run_cutlass(const GroupedProduct& product) {
+  using Scaling = typename Plain::Epilogue::FusionCallbacks::Arguments;
+  run<Plain>(product, Scaling{.alpha = 1, .beta = 0});
 }
 
 void run_cutlass_gated(const GroupedProduct& product, Activation activation) {
-  activation == Activation::silu ? run_gated<GatedBySilu>(product) : run_gated<GatedByGelu>(product);
+  activation == Activation::silu ? run_gated<Activation::silu>(product) : run_gated<Activation::gelu>(product);
 }
 
 }  // namespace switchyard::gpu

@@ -12,7 +12,7 @@ constexpr const char* kNoCutlass = "this build of switchyard is without CUTLASS"
 
 std::optional<std::string> why_no_cutlass() { return kNoCutlass; }
 
-void run_cutlass(const GroupedProduct& /*product*/, DType /*out*/) { throw_no_cutlass(); }
+void run_cutlass(const GroupedProduct& /*product*/) { throw_no_cutlass(); }
 
 void run_cutlass_gated(const GroupedProduct& /*product*/, Activation /*activation*/) { throw_no_cutlass(); }
 

@@ -45,6 +45,24 @@ struct DeviceWarp {
     for (int step = 2; step > 0; step /= 2) lanes.value += __shfl_xor_sync(kAll, lanes.value, step);
   }
 
+  __device__ void quad_transpose(Lanes<Quad>& lanes) const {
+    const unsigned lane = threadIdx.x % kLanes;
+    std::uint32_t* const at = lanes.value.at;
+    SWITCHYARD_UNROLL
+    for (unsigned step = 1; step < 4; step *= 2) {
+      const bool upper = (lane & step) != 0;
+      SWITCHYARD_UNROLL
+      for (unsigned i = 0; i < 4; ++i) {
+        if ((i & step) != 0) continue;
+        const std::uint32_t low = at[i];
+        const std::uint32_t high = at[i + step];
+        const std::uint32_t got = __shfl_xor_sync(kAll, upper ? low : high, static_cast<int>(step));
+        at[i] = upper ? got : low;
+        at[i + step] = upper ? high : got;
+      }
+    }
+  }
+
   __device__ void multiply(Lanes<FragmentC>& c, const Lanes<FragmentA>& a, const Lanes<FragmentB>& b) const {
     float* sums = c.value.values;
     const std::uint32_t* left = a.value.pairs;

@@ -32,23 +32,16 @@ class CutlassGatedProduct : public GatedProduct {
         activation_(activation),
         d_ff_(gate_up_.n_out() / 2),
         strides_(gate_up_.n_experts, gate_up_.n_in(), d_ff_) {
-    assert(gate_up_.n_in() % kCutlassMultiple == 0 && d_ff_ % kCutlassMultiple == 0);
+    assert(gate_up_.n_in() % kCutlassMultiple == 0 && d_ff_ % kGatedBlock == 0);
   }
 
   Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) override {
     assert(static_cast<std::int64_t>(rows_per_expert.size()) == gate_up_.n_experts);
     assert(rows.cols() == gate_up_.n_in() && rows.dtype() == DType::bf16);
-    Tensor gates(DType::f32, rows.rows(), d_ff_, Device::gpu);
     Tensor gated(DType::bf16, rows.rows(), d_ff_, Device::gpu);
     if (rows.rows() == 0) return gated;
-    const TensorView weights = gate_up_.weights;
-    const TensorView up_weights = weights.rows(d_ff_, weights.rows());
-    const UploadedGroups gate(group_arguments(rows, weights, gate_up_.n_out(), rows_per_expert, gates), strides_);
-    const UploadedGroups up(group_arguments(rows, up_weights, gate_up_.n_out(), rows_per_expert, gated), strides_);
-    run_cutlass(gate.product(), DType::f32);
-    GroupedProduct product = up.product();
-    product.gates = gate.product().products;
-    run_cutlass_gated(product, activation_);
+    const UploadedGroups groups(group_arguments(rows, gate_up_, rows_per_expert, gated), strides_);
+    run_cutlass_gated(groups.product(), activation_);
     return gated;
   }
 

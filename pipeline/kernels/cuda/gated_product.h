@@ -19,12 +19,11 @@ class GatedProduct {
   virtual Tensor run(TensorView rows, std::span<const std::int32_t> rows_per_expert) = 0;
 };
 
-/// By a product [n, 2 d_ff] -> f32, gate's columns and then up's, and a kernel that reads it: in bf16 twice the bytes
-/// between the experts' two products.
+/// By a product [n, 2 d_ff] -> f32, gate's columns and then up's, and a kernel that reads it.
 std::unique_ptr<GatedProduct> make_gated_product(std::unique_ptr<GroupedMatmul> gate_up, Activation activation);
 
-/// By gate's products in f32 and then up's, which meet them where they are summed, so that up's are never written: two
-/// kernels of CUTLASS, in bf16. gate_up: each expert's [2 d_ff, d], gate's rows, then up's; as
+/// By one kernel of CUTLASS in bf16, where gate's and up's sums meet: a fifth of the bytes between the experts' two
+/// products. gate_up: each expert's [2 d_ff, d], kGatedBlock rows of gate and of up in turns; as
 /// make_cutlass_grouped_matmul.
 std::unique_ptr<GatedProduct> make_cutlass_gated_product(StackedWeights gate_up, Activation activation);
 

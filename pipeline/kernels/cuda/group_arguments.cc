@@ -17,7 +17,7 @@ std::vector<std::byte> bytes_of(const GroupArguments& groups) {
 
 }  // namespace
 
-GroupArguments group_arguments(TensorView rows, TensorView weights, std::int64_t apart,
+GroupArguments group_arguments(TensorView rows, const StackedWeights& weights,
                                std::span<const std::int32_t> rows_per_expert, Tensor& out) {
   GroupArguments groups;
   std::int64_t begin = 0;
@@ -25,9 +25,9 @@ GroupArguments group_arguments(TensorView rows, TensorView weights, std::int64_t
   for (const std::int32_t n : rows_per_expert) {
     if (n > 0) {
       groups.shapes.push_back(
-          {.m = n, .n = static_cast<std::int32_t>(out.cols()), .k = static_cast<std::int32_t>(rows.cols())});
+          {.m = n, .n = static_cast<std::int32_t>(weights.n_out()), .k = static_cast<std::int32_t>(weights.n_in())});
       groups.rows.push_back(rows.bytes() + begin * rows.row_bytes());
-      groups.weights.push_back(weights.bytes() + expert * apart * weights.row_bytes());
+      groups.weights.push_back(weights.weights.bytes() + expert * weights.n_out() * weights.weights.row_bytes());
       groups.products.push_back(out.bytes() + begin * out.row_bytes());
     }
     begin += n;
@@ -36,13 +36,13 @@ GroupArguments group_arguments(TensorView rows, TensorView weights, std::int64_t
   return groups;
 }
 
-GroupStrides::GroupStrides(std::int64_t n_groups, std::int64_t n_in, std::int64_t n_out) {
+GroupStrides::GroupStrides(std::int64_t n_groups, std::int64_t in, std::int64_t out) {
   const auto same_for_all = [&](std::int64_t stride) {
     const std::vector<std::int64_t> strides(static_cast<std::size_t>(n_groups), stride);
     return DeviceArray<std::int64_t>(std::span(strides));
   };
-  in = same_for_all(n_in);
-  out = same_for_all(n_out);
+  of_in = same_for_all(in);
+  of_out = same_for_all(out);
 }
 
 UploadedGroups::UploadedGroups(const GroupArguments& groups, const GroupStrides& strides)
@@ -54,8 +54,8 @@ UploadedGroups::UploadedGroups(const GroupArguments& groups, const GroupStrides&
               .rows = pointers,
               .weights = pointers + n,
               .products = reinterpret_cast<void* const*>(memory_.data()) + 2 * n,
-              .in_strides = strides.in.data(),
-              .out_strides = strides.out.data()};
+              .in_strides = strides.of_in.data(),
+              .out_strides = strides.of_out.data()};
 }
 
 }  // namespace switchyard::gpu

@@ -8,6 +8,7 @@
 #include "parallel/device/device_array.h"
 #include "parallel/tensor.h"
 #include "pipeline/kernels/cuda/cutlass_product.h"
+#include "pipeline/kernels/cuda/grouped_matmul.h"
 
 namespace switchyard::gpu {
 
@@ -18,16 +19,15 @@ struct GroupArguments {
   std::vector<void*> products;
 };
 
-/// Of the counts, which the host has at hand, so that nothing waits for a GPU. rows [n, n_in] grouped by expert; out
-/// [n, n_out]; weights [*, n_in]: those of the first expert are its first n_out rows, the next one's begin `apart` rows
-/// further.
-GroupArguments group_arguments(TensorView rows, TensorView weights, std::int64_t apart,
+/// Of the counts, which the host has at hand, so that nothing waits for a GPU. rows [n, n_in] grouped by expert; out: a
+/// row for each.
+GroupArguments group_arguments(TensorView rows, const StackedWeights& weights,
                                std::span<const std::int32_t> rows_per_expert, Tensor& out);
 
 /// From one row to the next, of so many groups at most.
 struct GroupStrides {
-  GroupStrides(std::int64_t n_groups, std::int64_t n_in, std::int64_t n_out);
-  DeviceArray<std::int64_t> in, out;
+  GroupStrides(std::int64_t n_groups, std::int64_t in, std::int64_t out);
+  DeviceArray<std::int64_t> of_in, of_out;
 };
 
 /// Arguments in GPU memory, brought there by one copy.

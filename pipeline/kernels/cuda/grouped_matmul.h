@@ -38,8 +38,8 @@ std::unique_ptr<GroupedMatmul> make_cudnn_grouped_matmul(StackedWeights weights,
 /// Throws as it would, for weights of that shape.
 void check_cudnn_grouped_matmul(std::int64_t n_experts, std::int64_t n_out, std::int64_t n_in, DType out);
 
-/// One kernel of CUTLASS for all experts, of bf16 weights whose n_out and n_in are multiples of kCutlassMultiple:
+/// One kernel of CUTLASS for all experts, from bf16 to bf16, whose n_out and n_in are multiples of kCutlassMultiple:
 /// cutlass_product.h.
-std::unique_ptr<GroupedMatmul> make_cutlass_grouped_matmul(StackedWeights weights, DType out);
+std::unique_ptr<GroupedMatmul> make_cutlass_grouped_matmul(StackedWeights weights);
 
 }  // namespace switchyard::gpu

@@ -104,6 +104,11 @@ struct FragmentC {
   float values[4];  // row lane / 4 (+ 8: 2, 3), columns lane % 4 * 2 (+ 1: 1, 3)
 };
 
+/// Four words of a lane, such as 8 numbers of bf16.
+struct alignas(16) Quad {
+  std::uint32_t at[4];
+};
+
 #ifndef __CUDACC__
 /// A warp on the host.
 struct HostWarp {
@@ -140,6 +145,13 @@ struct HostWarp {
   }
   void quad_sum(Lanes<float>& lanes) const {
     butterfly(lanes, 4, [](float a, float b) { return a + b; });
+  }
+
+  /// Word i of lane j, of those four, becomes word j of lane i.
+  void quad_transpose(Lanes<Quad>& lanes) const {
+    const Lanes<Quad> before = lanes;
+    for (int lane = 0; lane < kLanes; ++lane)
+      for (int i = 0; i < 4; ++i) lanes[lane].at[i] = before[lane / 4 * 4 + i].at[lane % 4];
   }
 
   /// c += a * b, by the layout of the fragments.

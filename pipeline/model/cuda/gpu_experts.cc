@@ -24,6 +24,7 @@ class GpuExperts : public Experts {
         d_model_(config.d_model),
         activation_(config.activation),
         kind_(kind),
+        turn_(rows_of_a_turn(kind, d_ff_)),
         uploads_(uploads),
         gate_up_(type, count * 2 * d_ff_, d_model_, Device::gpu),
         down_(type, count * d_model_, d_ff_, Device::gpu) {}
@@ -31,8 +32,8 @@ class GpuExperts : public Experts {
   void add(FfnTensors weights) override {
     assert(added_ < count_);
     const std::int64_t first = added_ * 2 * d_ff_;
-    uploads_.copy(at(gate_up_, first), std::move(weights.gate));
-    uploads_.copy(at(gate_up_, first + d_ff_), std::move(weights.up));
+    uploads_.copy_with_gaps(at(gate_up_, first), std::move(weights.gate), turn_);
+    uploads_.copy_with_gaps(at(gate_up_, first + turn_), std::move(weights.up), turn_);
     uploads_.copy(at(down_, added_ * d_model_), std::move(weights.down));
     if (++added_ == count_) use_weights();
   }
@@ -43,7 +44,7 @@ class GpuExperts : public Experts {
     return gpu::run_experts(rows, rows_per_expert, experts_);
   }
   Tensor gate_states(TensorView rows, std::size_t expert) const override {
-    Tensor states = gpu::matmul(rows, weights_of(expert).gate_up.rows(0, d_ff_));
+    Tensor states = gpu::matmul(rows, gate_of(weights_of(expert).gate_up));
     gpu::activate(states, activation_);
     return states;
   }
@@ -104,6 +105,15 @@ class GpuExperts : public Experts {
     use_weights();
   }
 
+  Tensor gate_of(TensorView gate_up) const {
+    Tensor gate(gate_up.dtype(), d_ff_, d_model_, Device::gpu);
+    const auto turn = static_cast<std::size_t>(turn_ * gate_up.row_bytes());
+    copy_in(
+        compute_stream(), gate.bytes(), gate_up.bytes(),
+        {.count = static_cast<std::size_t>(d_ff_ / turn_), .bytes = turn, .apart_there = turn, .apart_here = 2 * turn});
+    return gate;
+  }
+
   static std::byte* at(Tensor& tensor, std::int64_t row) { return tensor.bytes() + row * tensor.row_bytes(); }
 
   static std::vector<std::span<std::byte>> parts_of(HostWeights& weights) {
@@ -126,8 +136,9 @@ class GpuExperts : public Experts {
   std::int64_t count_, d_ff_, d_model_;
   Activation activation_;
   GroupedMatmulKind kind_;
+  std::int64_t turn_;
   gpu::WeightUploads& uploads_;
-  Tensor gate_up_;  // [count * 2 d_ff, d] each expert's gate, then its up
+  Tensor gate_up_;  // [count * 2 d_ff, d] each expert's gate and up, turn_ rows of each in turns
   Tensor down_;     // [count * d, d_ff]
   std::int64_t added_ = 0;
   gpu::GatedExperts experts_;                 // of those

@@ -73,6 +73,10 @@ std::optional<std::string> why_not(GroupedMatmulKind kind, const ExpertShape& ex
   }
 }
 
+std::int64_t rows_of_a_turn(GroupedMatmulKind kind, std::int64_t d_ff) {
+  return kind == GroupedMatmulKind::cutlass ? gpu::kGatedBlock : d_ff;
+}
+
 gpu::GatedExperts make_gated_experts(GroupedMatmulKind kind, gpu::StackedWeights gate_up, gpu::StackedWeights down,
                                      Activation activation) {
   const DType type = down.weights.dtype();
@@ -83,9 +87,7 @@ gpu::GatedExperts make_gated_experts(GroupedMatmulKind kind, gpu::StackedWeights
     case GroupedMatmulKind::cudnn:
       return by(gpu::make_cudnn_grouped_matmul);
     case GroupedMatmulKind::cutlass:
-      return by(gpu::make_cutlass_grouped_matmul);
-    case GroupedMatmulKind::cutlass_gated:
-      return {gpu::make_cutlass_gated_product(gate_up, activation), gpu::make_cutlass_grouped_matmul(down, type)};
+      return {gpu::make_cutlass_gated_product(gate_up, activation), gpu::make_cutlass_grouped_matmul(down)};
     default:
       return by(gpu::make_cublaslt_grouped_matmul);
   }

@@ -14,9 +14,16 @@ std::size_t bytes_of(const Tensor& tensor) { return static_cast<std::size_t>(ten
 }  // namespace
 
 void WeightUploads::copy(std::byte* to, Tensor from) {
+  const std::int64_t rows = from.rows();
+  copy_with_gaps(to, std::move(from), rows);
+}
+
+void WeightUploads::copy_with_gaps(std::byte* to, Tensor from, std::int64_t block_rows) {
   while (!flying_.empty() && (bytes_ > kMostFlying || flying_.front().done.is_done())) drop_first();
   stream_.wait_for(compute_stream().record());  // whose memory `to` is
-  copy_in(stream_, to, from.bytes(), bytes_of(from));
+  const auto block = static_cast<std::size_t>(block_rows * from.row_bytes());
+  copy_in(stream_, to, from.bytes(),
+          {.count = bytes_of(from) / block, .bytes = block, .apart_there = 2 * block, .apart_here = block});
   bytes_ += bytes_of(from);
   flying_.push_back({stream_.record(), std::move(from)});
 }

@@ -13,6 +13,8 @@ class WeightUploads {
  public:
   /// Begins a copy to GPU memory. from: pinned. Blocks only while too much pinned memory is on its way.
   void copy(std::byte* to, Tensor from);
+  /// The same of blocks of so many rows, behind each of which there is room for as many others.
+  void copy_with_gaps(std::byte* to, Tensor from, std::int64_t block_rows);
   /// The same, to a tensor made for it.
   Tensor copy(Tensor from);
   /// Blocks until all has come.

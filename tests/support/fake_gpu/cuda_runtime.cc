@@ -410,6 +410,21 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return fake_gpu::lost;
 }
 
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t apart_there, const void* from, std::size_t apart_here,
+                              std::size_t bytes, std::size_t count, cudaMemcpyKind kind, cudaStream_t stream) {
+  constexpr std::size_t kMostApart = (std::size_t{1} << 31U) - 1;  // as devices say: cudaDevAttrMaxPitch
+  if (bytes > apart_there || bytes > apart_here || kind != cudaMemcpyDefault) return cudaErrorInvalidValue;
+  if (apart_there > kMostApart || apart_here > kMostApart) return cudaErrorInvalidPitchValue;
+  const std::size_t reach_there = (count - 1) * apart_there + bytes;
+  const std::size_t reach_here = (count - 1) * apart_here + bytes;
+  stream->push({{to, reach_there}, {from, reach_here}}, [=] {
+    for (std::size_t i = 0; i < count; ++i)
+      std::memcpy(static_cast<std::byte*>(to) + i * apart_there, static_cast<const std::byte*>(from) + i * apart_here,
+                  bytes);
+  });
+  return fake_gpu::lost;
+}
+
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
   if (!fake_gpu::is_device_memory({to, bytes})) return cudaErrorInvalidValue;
   stream->push({{to, bytes}}, [=] { std::memset(to, value, bytes); });

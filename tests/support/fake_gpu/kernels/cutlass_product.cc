@@ -8,45 +8,47 @@
 namespace switchyard::gpu {
 namespace {
 
-/// finish: of a sum and, where the product is gated, its gate.
-template <typename Out, typename Finish>
-void multiply(const GroupedProduct& product, Finish finish) {
-  fake_gpu::launch({product.shapes, product.rows, product.weights, product.products, product.in_strides,
-                    product.out_strides, product.gates},
-                   [product, finish] {
-                     for (std::int32_t g = 0; g < product.n_groups; ++g) {
-                       const GroupShape& shape = product.shapes[g];
-                       const auto* const rows = static_cast<const Bf16*>(product.rows[g]);
-                       const auto* const weights = static_cast<const Bf16*>(product.weights[g]);
-                       auto* const products = static_cast<Out*>(product.products[g]);
-                       const auto* const gates =
-                           product.gates == nullptr ? nullptr : static_cast<const float*>(product.gates[g]);
-                       for (std::int32_t i = 0; i < shape.m; ++i) {
-                         for (std::int32_t j = 0; j < shape.n; ++j) {
-                           float sum = 0;
-                           for (std::int32_t k = 0; k < shape.k; ++k)
-                             sum += static_cast<float>(rows[i * product.in_strides[g] + k]) *
-                                    static_cast<float>(weights[j * product.in_strides[g] + k]);
-                           const std::int64_t at = i * product.out_strides[g] + j;
-                           products[at] = Out(finish(sum, gates == nullptr ? 0.0F : gates[at]));
-                         }
-                       }
-                     }
-                   });
+/// Of a row and a row of weights.
+float dot(const Bf16* row, const Bf16* weights, std::int32_t k) {
+  float sum = 0;
+  for (std::int32_t i = 0; i < k; ++i) sum += static_cast<float>(row[i]) * static_cast<float>(weights[i]);
+  return sum;
+}
+
+/// value: of the sums of a row with any row of its weights, and of a column.
+template <typename Value>
+void fill(const GroupedProduct& product, std::int32_t weights_of_a_column, Value value) {
+  fake_gpu::launch(
+      {product.shapes, product.rows, product.weights, product.products, product.in_strides, product.out_strides},
+      [product, weights_of_a_column, value] {
+        for (std::int32_t g = 0; g < product.n_groups; ++g) {
+          const GroupShape& shape = product.shapes[g];
+          const auto* const rows = static_cast<const Bf16*>(product.rows[g]);
+          const auto* const weights = static_cast<const Bf16*>(product.weights[g]);
+          auto* const products = static_cast<Bf16*>(product.products[g]);
+          const std::int64_t stride = product.in_strides[g];
+          for (std::int32_t i = 0; i < shape.m; ++i) {
+            const auto sum_of = [&](std::int64_t n) { return dot(rows + i * stride, weights + n * stride, shape.k); };
+            for (std::int32_t j = 0; j < shape.n / weights_of_a_column; ++j)
+              products[i * product.out_strides[g] + j] = Bf16(value(sum_of, j));
+          }
+        }
+      });
 }
 
 }  // namespace
 
 std::optional<std::string> why_no_cutlass() { return std::nullopt; }
 
-void run_cutlass(const GroupedProduct& product, DType out) {
-  const auto as_it_is = [](float sum, float /*gate*/) { return sum; };
-  out == DType::f32 ? multiply<float>(product, as_it_is) : multiply<Bf16>(product, as_it_is);
+void run_cutlass(const GroupedProduct& product) {
+  fill(product, 1, [](const auto& sum_of, std::int64_t column) { return sum_of(column); });
 }
 
 void run_cutlass_gated(const GroupedProduct& product, Activation activation) {
-  multiply<Bf16>(product, [activation](float sum, float gate) {
-    return (activation == Activation::silu ? cores::silu(gate) : cores::gelu(gate)) * sum;
+  fill(product, 2, [activation](const auto& sum_of, std::int64_t column) {
+    const std::int64_t gate_row = column / kGatedBlock * 2 * kGatedBlock + column % kGatedBlock;
+    const float gate = sum_of(gate_row);
+    return (activation == Activation::silu ? cores::silu(gate) : cores::gelu(gate)) * sum_of(gate_row + kGatedBlock);
   });
 }
 
