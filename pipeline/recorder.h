@@ -12,12 +12,12 @@
 
 #include "io/hdf5/table.h"
 #include "io/routing_schema.h"
-#include "parallel/clock_offset.h"
 #include "parallel/communicator.h"
 #include "parallel/device/download.h"
 #include "parallel/expert_placement.h"
 #include "pipeline/analysis/live_accumulators.h"
 #include "pipeline/analysis/token_phase.h"
+#include "pipeline/dispatch_log.h"
 #include "pipeline/kernels/cuda/routing_counts.h"
 #include "pipeline/model/batch.h"
 #include "pipeline/model/model_flops.h"
@@ -78,7 +78,7 @@ class Recorder : public RoutingObserver {
   std::uint64_t row_bytes() const { return row_bytes_; }
   /// Largest over mean count of the physical experts in this rank's latest step, mean over layers; 0 before there is
   /// one.
-  double latest_imbalance() const { return latest_imbalance_; }
+  double latest_imbalance() const { return dispatch_.latest_imbalance(); }
 
   /// Collective. Everything of the blocks finished since the last call; a block that is not finished is dropped.
   RecordedBlocks take();
@@ -90,23 +90,6 @@ class Recorder : public RoutingObserver {
                                  bool generates);
 
  private:
-  // What this rank's tokens did in one step, and in one block.
-  struct StepFigures {
-    std::uint64_t block = 0;
-    std::uint32_t tokens = 0;
-    double flops = 0;
-    std::vector<std::uint64_t> expert_slots;  // [L, physical expert]
-    std::array<float, kPhases> seconds{};
-    double begin = 0;               // s, by this rank's clock
-    std::vector<float> layer_ends;  // [L, kLayerParts] s after `begin`
-  };
-  struct BlockFigures {
-    std::uint64_t block = 0;
-    std::vector<std::uint64_t> traffic;     // [L, expert rank] slots
-    std::vector<std::uint64_t> send_ranks;  // [L, k + 1] tokens by the number of ranks their experts are on
-    double joules = 0;                      // of this rank's GPU
-  };
-
   /// Everything known of a step's tokens, where it lies.
   struct StepView {
     std::span<const std::uint32_t> tokens;
@@ -145,7 +128,6 @@ class Recorder : public RoutingObserver {
     Tensor entropies;  // [1, n]
   };
 
-  BlockFigures empty_figures() const;
   void keep_choices(std::size_t layer);
   void keep_logits(std::size_t layer);
   void finish_logits();
@@ -156,18 +138,11 @@ class Recorder : public RoutingObserver {
   void count_on_gpu(const StepView& all);
   HeldStep take_step(const Batch& batch, StepTokens step, TokenLosses losses);
   void finish_recording();
-  void count_slots(std::size_t layer, std::span<const ExchangePlan> plans);
-  void count_send_ranks(const StepView& all);
-  PhaseSeconds end_step(const StepTokens& step, const StepTimes& times, double record_seconds);
   void for_each_phase(const StepView& all, const std::function<void(std::size_t, TokenView)>& visit) const;
   void record_tokens(const StepView& all);
   void record_beside_gpu(const StepView& all);
   void append_rows(const StepView& all);
   HeldStep gather_held(std::span<const HeldToken> order) const;
-  double imbalance_of(const StepFigures& figures) const;
-  std::vector<Table> dispatch_tables();
-  std::vector<Table> time_tables();
-  std::vector<Table> energy_tables() const;
   std::size_t layers() const { return static_cast<std::size_t>(model_.n_moe_layers()); }
 
   ModelFacts model_;
@@ -175,28 +150,20 @@ class Recorder : public RoutingObserver {
   TokenTableChoice tables_;
   std::vector<std::uint8_t> excluded_;
   bool generates_;  // so that steps are held
-  const ExpertPlacement* placement_;
-  std::uint64_t dispatched_row_bytes_;
-  ModelFlops flops_;
   const Communicator& comm_;
-  ClockOffset clock_;  // as measured last
-  double latest_imbalance_ = 0;
+  DispatchLog dispatch_;
   std::uint64_t row_bytes_ = 0;
 
   std::vector<Routing> routing_;  // [L] of the running step; logits at level logits alone, on the host
   std::optional<LogitsDownload> logits_on_way_;
   std::vector<ChoicesDownload> choices_on_way_;      // of the running step's layers, in order, on a GPU
   std::vector<std::vector<std::uint16_t>> experts_;  // [L][n, k] the ids of CPUs, as narrow as rows keep them
-  std::vector<std::uint64_t> expert_slots_;          // [L, physical expert] of the running step
   // A running block apart from finished ones, so that a stop between two steps can drop it. By phase.
   std::vector<LiveAccumulators> block_live_, segment_live_;
   std::vector<gpu::RoutingCounts> block_counts_, segment_counts_;  // made for the first step of a GPU
   std::vector<HeldStep> held_;
   TokenRows block_rows_;
   std::vector<TokenRows> finished_rows_;
-  std::vector<StepFigures> block_steps_, finished_steps_;
-  BlockFigures block_figures_;
-  std::vector<BlockFigures> finished_blocks_;
   std::future<void> recording_;  // of a GPU's latest step, into block_*; ends before they do
 };
 
