@@ -62,14 +62,14 @@ void DispatchLog::add_slots(std::size_t layer, std::span<const ExchangePlan> pla
 
 void DispatchLog::add_send_ranks(std::span<const std::vector<std::uint16_t>> experts) {
   const auto k = static_cast<std::size_t>(top_k_);
+  if (comm_.size() == 1) {
+    for (std::size_t l = 0; l < layers(); ++l) block_.send_ranks[l * (k + 1) + 1] += experts[l].size() / k;
+    return;
+  }
 #pragma omp parallel for schedule(dynamic, 1)
   for (std::size_t l = 0; l < layers(); ++l) {
     const LayerPlacement& placement = placement_->layer(static_cast<int>(l));
     std::uint64_t* const histogram = block_.send_ranks.data() + l * (k + 1);
-    if (comm_.size() == 1) {
-      histogram[1] += experts[l].size() / k;
-      continue;
-    }
     for (std::size_t slot = 0; slot < experts[l].size(); slot += k) {
       std::size_t distinct = 0;
       const auto token = static_cast<std::int64_t>(slot / k);

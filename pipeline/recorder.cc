@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <future>
-#include <iterator>
-#include <numeric>
 #include <utility>
 
 #include "parallel/bf16.h"
@@ -399,7 +396,7 @@ RecordedBlocks Recorder::take() {
   for (LiveAccumulators& live : block_live_) live.clear();
   for (gpu::RoutingCounts& counts : block_counts_) counts.clear();
   held_.clear();
-  block_rows_ = empty_rows_like(block_rows_);
+  if (block_rows_.size() > 0) block_rows_ = empty_rows_like(block_rows_);  // else it has room for as many already
   dispatch_.drop_block();
   RecordedBlocks taken{std::exchange(finished_rows_, {}), {}, dispatch_.take()};
   for (std::size_t phase = 0; phase < segment_live_.size(); ++phase) {

@@ -124,8 +124,6 @@ SWITCHYARD_CORE std::uint32_t pair_of(const Bf16* at) {
   return at[0].bits | static_cast<std::uint32_t>(at[1].bits) << 16U;
 }
 
-SWITCHYARD_CORE std::uint32_t pair_of(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16U; }
-
 /// q: the first of `n` queries, at most 16 of which count, `stride` elements from one to the next.
 template <int kHeadDim, typename Warp>
 SWITCHYARD_CORE void begin_queries(Warp warp, QueryTile<kHeadDim, Warp>& tile, const Bf16* q, std::int64_t stride,

@@ -17,14 +17,14 @@ SWITCHYARD_CORE float fast_silu(float x) {
 #endif
 }
 
-/// Both in bf16 by the GPU's own instruction, `low` in the lower half, where memory has the first.
+/// As pair_of, by the GPU's own instruction, with which kernels that are short of registers spill some.
 SWITCHYARD_CORE std::uint32_t rounded_pair(float low, float high) {
 #ifdef __CUDACC__
   std::uint32_t pair = 0;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 #else
-  return bf16_bits(low) | bf16_bits(high) << 16U;
+  return pair_of(low, high);
 #endif
 }
 

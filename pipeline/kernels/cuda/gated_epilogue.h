@@ -36,8 +36,7 @@ class GatedEpilogue : public PlainEpilogue {
                                  int thread, char* /*shared*/) const {
     using namespace cute;
     constexpr int kBlocks = decltype(get<1>(block))::value / kGatedBlock;
-    constexpr int kBands = decltype(size<1>(sums))::value;  // of 64 rows, by each warp group
-    static_assert(std::is_same_v<decltype(sums.shape()), Shape<Shape<_2, _2, Int<kBlocks>>, Int<kBands>, _1>>);
+    static_assert(std::is_same_v<decltype(sums.shape()), Shape<Shape<_2, _2, Int<kBlocks>>, _1, _1>>);
     static_assert(kBlocks % 8 == 0);
     const int n_rows = get<0>(problem);
     const int n_columns = get<1>(problem) / 2;
@@ -48,10 +47,8 @@ class GatedEpilogue : public PlainEpilogue {
         make_identity_tensor(make_shape(get<0>(problem), get<1>(problem))), take<0, 2>(block), make_coord(m, n)));
     const int first_column = n * (kBlocks / 2 * kGatedBlock) + thread % 4 * kGatedBlock;
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < 2 * kBands; ++i) {
-      const int half = i % 2;
-      const int band = i / 2;
-      const int row = get<0>(places(make_coord(0, half, 0), band, 0));
+    for (int half = 0; half < 2; ++half) {
+      const int row = get<0>(places(make_coord(0, half, 0), 0, 0));
       CUTLASS_PRAGMA_UNROLL
       for (int first = 0; first < kBlocks; first += 8) {
         cores::DeviceWarp::Lanes<cores::GatedSums> own;
@@ -60,8 +57,8 @@ class GatedEpilogue : public PlainEpilogue {
           const int gate = first + 2 * of_four;
           CUTLASS_PRAGMA_UNROLL
           for (int column = 0; column < 2; ++column) {
-            own.value.gates[of_four][column] = sums(make_coord(column, half, gate), band, 0);
-            own.value.ups[of_four][column] = sums(make_coord(column, half, gate + 1), band, 0);
+            own.value.gates[of_four][column] = sums(make_coord(column, half, gate), 0, 0);
+            own.value.ups[of_four][column] = sums(make_coord(column, half, gate + 1), 0, 0);
           }
         }
         const auto gated = cores::gate_blocks<kActivation>(cores::DeviceWarp{}, own);

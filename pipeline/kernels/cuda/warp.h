@@ -42,6 +42,9 @@ SWITCHYARD_CORE std::uint32_t bf16_bits(float value) {
   return nan ? (word >> 16U) | 0x40U : (word + 0x7fffU + ((word >> 16U) & 1U)) >> 16U;
 }
 
+/// Two of bf16, `low` in the lower half, where memory has the first.
+SWITCHYARD_CORE std::uint32_t pair_of(float low, float high) { return bf16_bits(low) | bf16_bits(high) << 16U; }
+
 /// One more, beside other threads that count.
 template <typename T>
 SWITCHYARD_CORE void count(T* cell) {

@@ -19,6 +19,7 @@ void WeightUploads::copy(std::byte* to, Tensor from) {
 }
 
 void WeightUploads::copy_with_gaps(std::byte* to, Tensor from, std::int64_t block_rows) {
+  if (bytes_of(from) == 0) return;
   while (!flying_.empty() && (bytes_ > kMostFlying || flying_.front().done.is_done())) drop_first();
   stream_.wait_for(compute_stream().record());  // whose memory `to` is
   const auto block = static_cast<std::size_t>(block_rows * from.row_bytes());
